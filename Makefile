@@ -1,0 +1,33 @@
+# Each target works on a fresh machine with Python 3.10 or newer and a package index, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: demo test check mutants format clean
+
+# The environment: uv, itself installed by pip, brings everything in about half a minute.
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/python examples/demo.py
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+mutants: .venv/ready
+	$(BIN)/python tests/mutants/run.py
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info src/*.egg-info

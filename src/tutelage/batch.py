@@ -1,0 +1,51 @@
+"""What travels from the data to a method: `Stream` says what a method needs, `Batch` is what it gets."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Stream(NamedTuple):
+    """What a method asks of one stream of pictures: the views, by name, in order."""
+
+    views: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one stream, with everything random about them already drawn.
+
+    `views` are uint8 in 0..255 (or float32 in 0..1 for pictures of more than 8 bits) until `normalised`.
+    `keys` holds one row of uniform numbers per picture for each view; a mask hides the patches with the largest keys.
+    """
+
+    views: tuple[Tensor, ...]  # each [b, c, h, w]
+    keys: tuple[Float[Tensor, "b n"], ...]
+    labels: Int[Tensor, "b"]
+    """Class numbers, -1 where unknown."""
+    indices: Int[Tensor, "b"]
+    """Which picture of the set each row is."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return replace(
+            self,
+            views=tuple(view.to(device, non_blocking=True) for view in self.views),
+            keys=tuple(keys.to(device, non_blocking=True) for keys in self.keys),
+            labels=self.labels.to(device, non_blocking=True),
+            indices=self.indices.to(device, non_blocking=True),
+        )
+
+    def normalised(self, mean: Float[Tensor, "c"], std: Float[Tensor, "c"]) -> "Batch":
+        """The same batch with float views of (about) mean 0 and standard deviation 1 in every channel."""
+        return replace(self, views=tuple(normalise(view, mean, std) for view in self.views))
+
+
+def normalise(pictures: Tensor, mean: Float[Tensor, "c"], std: Float[Tensor, "c"]) -> Float[Tensor, "b c h w"]:
+    """(x - mean) / std per channel, of pictures in 0..255 (uint8) or 0..1 (float), in the dtype of `mean`."""
+    scale = 255 if pictures.dtype == torch.uint8 else 1
+    x = pictures.to(mean.dtype) / scale
+    return (x - mean[:, None, None]) / std[:, None, None]

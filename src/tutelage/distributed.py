@@ -1,0 +1,37 @@
+"""The few collectives a method or the engine needs; each is the identity when there is one process."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes. Not differentiable: for targets and statistics only."""
+    return _all_reduce(x, dist.ReduceOp.SUM) if world_size() > 1 else x
+
+
+def all_max(x: Tensor) -> Tensor:
+    """The largest `x` over all processes, element by element. Not differentiable."""
+    return _all_reduce(x, dist.ReduceOp.MAX) if world_size() > 1 else x
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def _all_reduce(x: Tensor, op: "dist.ReduceOp.RedOpType") -> Tensor:
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x, op=op)
+    return x

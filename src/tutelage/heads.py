@@ -1,0 +1,81 @@
+"""DINO's projection head and its prototypes."""
+
+from itertools import pairwise
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tutelage.config import Count, Settings
+from tutelage.errors import SettingsError
+
+Kind = Literal["class", "patch"]
+
+
+class HeadSettings(Settings):
+    """D -> hidden -> ... -> bottleneck, normalised, then cosine with the prototypes (DINO; methods A9, A10, A12)."""
+
+    prototypes: Count = 4096
+    """Number of prototypes (PseudoMAE 3.3)."""
+    hidden: Count = 2048
+    """Width of the hidden layers."""
+    bottleneck: Count = 256
+    """Width in which features and prototypes are compared."""
+    layers: Count = 3
+    """Number of linear layers before the prototypes."""
+    share: Literal["shared", "shared_trunk", "separate"] = "shared"
+    """One head for class and patch tokens, one trunk with two sets of prototypes, or two heads (methods A9)."""
+    in_norm: bool = False
+    """Normalise the head's input over its features, without a learned scale (methods A12)."""
+
+
+class ProjectionHead(nn.Module):
+    """Logits in [-1, 1]: cosines between projected tokens and prototypes, the weight norm's gain frozen at 1."""
+
+    def __init__(self, settings: HeadSettings, width: int) -> None:
+        super().__init__()
+        self.in_norm = settings.in_norm
+        trunks = 2 if settings.share == "separate" else 1
+        heads = 1 if settings.share == "shared" else 2
+        self.trunks = nn.ModuleList(_trunk(settings, width) for _ in range(trunks))
+        self.prototypes = nn.ModuleList(
+            nn.Linear(settings.bottleneck, settings.prototypes, bias=False) for _ in range(heads)
+        )
+
+    def forward(self, x: Float[Tensor, "b t d"], kind: Kind) -> Float[Tensor, "b t m"]:
+        """Prototype logits of class or patch tokens."""
+        return self.logits(self.project(x, kind), kind)
+
+    def project(self, x: Float[Tensor, "b t d"], kind: Kind) -> Float[Tensor, "b t k"]:
+        """Tokens in the bottleneck, of length 1."""
+        x = F.layer_norm(x, x.shape[-1:], eps=1e-6) if self.in_norm else x
+        # The last is the second where there are two: class tokens take the first of either, patch tokens the last.
+        return F.normalize(self.trunks[0 if kind == "class" else -1](x), dim=-1)
+
+    def logits(self, bottleneck: Float[Tensor, "b t k"], kind: Kind) -> Float[Tensor, "b t m"]:
+        """Cosines with the prototypes."""
+        prototypes = self.prototypes[0 if kind == "class" else -1].get_parameter("weight")
+        return F.linear(bottleneck, F.normalize(prototypes, dim=-1))
+
+
+def _trunk(settings: HeadSettings, width: int) -> nn.Sequential:
+    widths = [width, *[settings.hidden] * (settings.layers - 1), settings.bottleneck]
+    layers: list[nn.Module] = []
+    for d_in, d_out in pairwise(widths):
+        linear = nn.Linear(d_in, d_out)
+        nn.init.trunc_normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def check_rows(rows: int, prototypes: int, what: str) -> None:
+    """Refuse fewer Sinkhorn rows than half the prototypes (methods A28)."""
+    if 2 * rows < prototypes:
+        raise SettingsError(
+            "C-23",
+            f"Sinkhorn balances {rows} {what} tokens over method.head.prototypes = {prototypes}.",
+            "With fewer than half as many rows as prototypes, balanced assignments say little about the pictures.",
+            f"Use at most {2 * rows} prototypes, a larger micro-batch, or more processes.",
+        )

@@ -1,0 +1,77 @@
+"""The whole contract of a method, on one page.
+
+A method is a module: `forward(batch, clock)` makes the loss, `after_step(clock)` moves the teachers. There is no other
+lifecycle. Methods import parts; they never import each other, the engine, the data or the command line.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from tutelage.batch import Batch, Stream
+from tutelage.clock import Clock
+from tutelage.config import Settings
+from tutelage.teacher import EMATeacher
+
+
+class Output(NamedTuple):
+    """What a step of a method yields."""
+
+    loss: Float[Tensor, ""]
+    """The weighted sum that is minimised."""
+    parts: dict[str, Float[Tensor, ""]]
+    """Each loss by its name, unweighted."""
+    seen: dict[str, Tensor]
+    """What the step saw, by name and without gradient: monitors and pictures read it, so they need no hooks."""
+
+
+class MethodSettings(Settings, ABC):
+    """Settings of a method. `name` is the module in `tutelage.methods` that implements it."""
+
+    name: str
+
+    @abstractmethod
+    def check(self, num_patches: int, pictures: int) -> None:
+        """Refuse settings that cannot work with this many patches, and `pictures` in a micro-batch of all processes."""
+
+    def notes(self, num_patches: int, pictures: int) -> list[str]:
+        """What is worth saying before a run with these sizes."""
+        return []
+
+    @abstractmethod
+    def build(self, vit: VisionTransformer) -> "Method":
+        """The method around a student."""
+
+
+class Method(nn.Module, ABC):
+    """A pretraining method around a student encoder."""
+
+    streams: ClassVar[dict[str, Stream]]
+    """The streams of pictures it needs, and their views."""
+    student: VisionTransformer
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
+        """The loss of a micro-batch per stream. Must not depend on anything random that is not in `batch`, but drop path."""
+
+    def after_step(self, clock: Clock) -> None:
+        """Move the teachers: called once after every step that was applied, with the clock already ticked."""
+
+    @property
+    def teachers(self) -> dict[str, EMATeacher]:
+        """The teachers by name."""
+        return {name: module for name, module in self.named_children() if isinstance(module, EMATeacher)}
+
+
+def seen(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """The tensors that are there, without gradient."""
+    return {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
+
+
+def total(parts: dict[str, Tensor], weights: dict[str, float]) -> Float[Tensor, ""]:
+    """The weighted sum of the parts (PseudoMAE eq. 5)."""
+    return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
