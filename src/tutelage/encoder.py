@@ -78,7 +78,6 @@ def build_vit(settings: BackboneSettings, channels: int) -> VisionTransformer:
         with torch.device("meta"):
             check_vit(timm.create_model(settings.name), settings.name)
         raise
-    check_vit(vit, settings.name)
     initialise(vit)
     if settings.positions == "sincos":
         fix_positions(vit)
@@ -96,6 +95,8 @@ def check_backbone(settings: BackboneSettings) -> None:
             "",
             f"Known are for example {', '.join(close)}.",
         )
+    with torch.device("meta"):
+        check_vit(timm.create_model(settings.name), settings.name)
     patch = pair(settings.patch_size or own_patch_size(settings.name))
     if any(side % p for side, p in zip(settings.size, patch, strict=True)):
         fitting = [max(p, p * round(side / p)) for side, p in zip(settings.size, patch, strict=True)]

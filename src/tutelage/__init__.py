@@ -1,0 +1,24 @@
+"""tutelage: masked-image pretraining under teachers.
+
+`pretrain`, `evaluate` and `load_encoder` are the three doors; the parts are importable on their own
+(`from tutelage.methods.pseudomae import PseudoMAE`). Importing the package itself imports nothing heavy.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from tutelage.version import __version__
+
+if TYPE_CHECKING:
+    from tutelage.api import evaluate as evaluate
+    from tutelage.api import load_encoder as load_encoder
+    from tutelage.api import pretrain as pretrain
+
+__all__ = ["__version__", "evaluate", "load_encoder", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("evaluate", "load_encoder", "pretrain"):
+        from tutelage import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'tutelage' has no attribute '{name}'")

@@ -1,0 +1,167 @@
+"""The Python door: `pretrain`, `evaluate` and `load_encoder`, and what the command line calls."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import ValidationError
+from rich.console import Console
+
+from tutelage import recipes
+from tutelage.config import Count, Settings
+from tutelage.engine import pretrain as engine
+from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
+from tutelage.errors import SettingsError
+from tutelage.evaluation.protocol import Evaluation
+from tutelage.evaluation.protocol import evaluate as evaluate_encoder
+from tutelage.export import Encoder, load_encoder, write_timm
+from tutelage.report import write_report
+
+__all__ = ["Encoder", "Evaluation", "evaluate", "load_encoder", "pretrain"]
+
+
+class EvaluateOptions(Settings):
+    """How good an encoder is: `tutelage evaluate knn|linear ENCODER --data DATA`."""
+
+    protocol: tyro.conf.Positional[Literal["knn", "linear"]]
+    """knn: nearest neighbours vote. linear: a linear classifier on frozen features."""
+    encoder: tyro.conf.Positional[str]
+    """A run, a checkpoint, a timm folder, or timm:NAME."""
+    data: str
+    """DATA with labels: a folder, a list or CSV file, or a named set."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as JSON on standard output."""
+    linear_protocol: Annotated[Literal["cached", "mae"], tyro.conf.arg(name="protocol")] = "cached"
+    """linear only: features computed once, or the published protocol with augmentation."""
+    baselines: bool = True
+    """Beside raw pixels and the same encoder untrained."""
+    teacher: str | None = None
+    """Evaluate a teacher's encoder of a run instead of the student's: reconstruction_teacher, labelling_teacher."""
+    epochs: Count | None = None
+    """Epochs of the linear classifier; by default the protocol's 90."""
+    device: Literal["cpu", "cuda"] | None = None
+    """By default cuda where there is one."""
+
+
+class ExportOptions(Settings):
+    """Write an encoder for others to use: `tutelage export ENCODER --out DIR`."""
+
+    encoder: tyro.conf.Positional[str]
+    """A run, a checkpoint, a timm folder, or timm:NAME."""
+    out: Path
+    """The folder to write."""
+    to: Literal["timm"] = "timm"
+    """Format."""
+    teacher: str | None = None
+    """Export a teacher's encoder of a run instead of the student's."""
+
+
+class ReportOptions(Settings):
+    """Write RUN/report.html again: `tutelage report RUN`."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+
+
+def pretrain(recipe: str, data: str, out: str | Path | None = None, *, quiet: bool = True, **settings: Any) -> Path:
+    """Pretrain by a recipe and return the run folder; the same call goes on with a stopped run.
+
+    `settings` are the recipe's fields, nested ones as dictionaries: `pretrain("mae-quickstart", "photos", epochs=5,
+    method={"mask_ratio": 0.6})`.
+
+    Raises:
+        TutelageError: with the code and exit code of the command line.
+
+    """
+    values = _merged(recipes.load(recipe).model_dump(), {**settings, "data": str(data)})
+    try:
+        chosen = settings_class(values["method"]["name"]).model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("C-02", explain(error)) from error
+    return run(chosen, out, quiet=quiet).out
+
+
+def evaluate(protocol: Literal["knn", "linear"], encoder: str | Path, data: str | Path, **options: Any) -> Evaluation:
+    """Accuracy of an encoder on labelled pictures; `options` are the fields of `EvaluateOptions`."""
+    return evaluate_with(
+        EvaluateOptions(protocol=protocol, encoder=str(encoder), data=str(data), **options), quiet=True
+    )
+
+
+def starting_settings(recipe: str | None, file: str | None) -> RunSettings[Any]:
+    """The settings a command line changes: a recipe's, or those of a file."""
+    if file is not None:
+        return read_settings(Path(file))
+    return recipes.load(recipe or "")  # type: ignore[no-any-return]
+
+
+def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: bool = False) -> engine.Finished:
+    """Run to the end or to a stop, write the report, and say what was found and what to type next."""
+    if not settings.data:
+        raise SettingsError(
+            "C-07",
+            "no --data given.",
+            "There is nothing to learn from.",
+            "Name a folder of pictures, or fashion-mnist.",
+        )
+    folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{Path(settings.data).stem}"
+    finished = engine.pretrain(settings, folder, quiet=quiet)
+    if finished.stopped or _is_follower():
+        return finished
+    report = write_report(folder)
+    if not quiet:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"done    {folder} · report {report}", markup=False)
+        labelled = finished.labelled
+        following = f"evaluate knn {folder} --data {settings.data}" if labelled else f"export {folder} --out DIR"
+        console.print(f"next    tutelage {following}", markup=False)
+    return finished
+
+
+def evaluate_with(options: EvaluateOptions, *, quiet: bool = False) -> Evaluation:
+    """Evaluate, with the table on standard error."""
+    result = evaluate_encoder(
+        options.protocol,
+        options.encoder,
+        options.data,
+        linear_protocol=options.linear_protocol,
+        baselines=options.baselines,
+        teacher=options.teacher,
+        epochs=options.epochs,
+        device=options.device,
+    )
+    if not quiet:
+        print("\n".join(result.table()), file=sys.stderr)
+    return result
+
+
+def export_with(options: ExportOptions) -> None:
+    """Write a timm folder, and say how nearly it computes the same."""
+    encoder = load_encoder(options.encoder, teacher=options.teacher)
+    difference = write_timm(encoder.vit, options.out, encoder.statistics, architecture=encoder.architecture)
+    print(f"{options.out}: features differ by at most {difference:.1e} from {encoder.origin}", file=sys.stderr)
+    print(f'load it: timm.create_model("local-dir:{options.out}", pretrained=True)', file=sys.stderr)
+
+
+def report(folder: Path) -> Path:
+    """Write a run's page again."""
+    if not (folder / "settings.json").exists():
+        raise SettingsError(
+            "C-08", f"{folder} is no run: it has no settings.json.", todo="Name the --out of a pretrain."
+        )
+    return write_report(folder)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, nested dictionaries merged."""
+    merged = dict(base)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        merged[name] = _merged(base[name], value) if both else value
+    return merged
+
+
+def _is_follower() -> bool:
+    return int(os.environ.get("RANK", 0)) > 0

@@ -1,0 +1,161 @@
+"""The `tutelage` command. Each sub-command is a function of its words; heavy imports wait until one is chosen."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tutelage.errors import SettingsError, TutelageError, nearest
+from tutelage.version import __version__
+
+HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
+
+usage: tutelage COMMAND ...
+
+  pretrain RECIPE --data DATA          learn a backbone from pictures without labels; the same command goes on
+  evaluate knn|linear ENCODER --data DATA   say how good an encoder is, beside raw pixels and an untrained one
+  export ENCODER --out DIR             write a timm folder, and prove that it computes the same
+  report RUN                           write RUN/report.html again
+  recipes [NAME]                       list the recipes, or show one whole
+
+DATA is a folder of pictures, a list or CSV file, or digits, fashion-mnist, cifar10, cifar100, ...
+ENCODER is a run, a checkpoint, a timm folder, or timm:NAME.
+
+first try:  tutelage pretrain pseudomae-quickstart --data fashion-mnist --epochs 2
+each command explains itself with --help; --debug shows where an error came from
+"""
+
+COMMON = (
+    "data", "epochs", "steps", "batch_size", "seed", "workers", "save_steps", "device", "init", "precision",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; errors are a line on standard error, without a traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _command(words)
+    except TutelageError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:  # tyro's --help
+        return int(stop.code or 0)
+
+
+def _command(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "pretrain": _pretrain,
+        "evaluate": _evaluate,
+        "export": _export,
+        "report": _report,
+        "recipes": _recipes,
+    }
+    if words[0] not in commands:
+        raise SettingsError("C-01", f"unknown command '{words[0]}'.", todo=nearest(words[0], commands))
+    return commands[words[0]](words[1:])
+
+
+def _recipes(words: list[str]) -> int:
+    from tutelage import recipes
+
+    if not words:
+        width = max(len(name) for name in recipes.names())
+        for name in recipes.names():
+            print(f"{name:<{width}}  {recipes.summary(name)}")
+        print("\nshow one whole: tutelage recipes NAME")
+        return 0
+    print(recipes.describe(words[0]))
+    return 0
+
+
+def _pretrain(words: list[str]) -> int:
+    from tutelage import recipes
+    from tutelage.options import help_lines, parse
+
+    settings_file, words = _take(words, "--settings")
+    out, words = _take(words, "--out")
+    named = bool(words) and not words[0].startswith("-")
+    if not named and settings_file is None:
+        if "--help" in words or "-h" in words:
+            print(_PRETRAIN_HELP)
+            return 0
+        raise SettingsError("C-06", "pretrain needs a recipe.", todo="Choose one of tutelage recipes.")
+    if named:
+        recipes.check(words[0])  # before torch is imported
+
+    from tutelage import api
+
+    default = api.starting_settings(words[0] if named else None, settings_file)
+    rest = words[1:] if named else words
+    if "--help" in rest or "-h" in rest:
+        print(f"usage: tutelage pretrain {default.recipe} --data DATA [--out RUN] [options]\n")
+        print("\n".join(help_lines(type(default), COMMON, default)))
+        print(
+            "  --out             The run folder (runs/<recipe>-<data name>)\n  --settings        A settings.json to begin from"
+        )
+        print("\nall options of this recipe: --help-all")
+        return 0
+    rest = ["--help" if word == "--help-all" else word for word in rest]
+    settings = parse(type(default), rest, default=default, command=f"tutelage pretrain {default.recipe}")
+    finished = api.run(settings, out)
+    return 75 if finished.stopped else 0
+
+
+_PRETRAIN_HELP = """usage: tutelage pretrain RECIPE --data DATA [--out RUN] [options]
+
+learn a backbone from pictures without labels. The same command again goes on where it stopped.
+recipes: tutelage recipes        options of one: tutelage pretrain RECIPE --help (--help-all for every one)"""
+
+
+def _evaluate(words: list[str]) -> int:
+    from tutelage import api
+    from tutelage.options import parse
+
+    options = parse(api.EvaluateOptions, words, command="tutelage evaluate")
+    result = api.evaluate_with(options)
+    if options.json_output:
+        print(json.dumps(result.to_json()))
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    from tutelage import api
+    from tutelage.options import parse
+
+    api.export_with(parse(api.ExportOptions, words, command="tutelage export"))
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    from tutelage import api
+    from tutelage.options import parse
+
+    print(api.report(parse(api.ReportOptions, words, command="tutelage report").run))
+    return 0
+
+
+def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of an option that is no setting, and the other words."""
+    for i, word in enumerate(words):
+        if word.startswith(option + "="):
+            return word.partition("=")[2], words[:i] + words[i + 1 :]
+        if word == option:
+            if i + 1 == len(words):
+                raise SettingsError("C-02", f"{option} needs a value.")
+            return words[i + 1], words[:i] + words[i + 2 :]
+    return None, words

@@ -1,0 +1,196 @@
+"""What DATA means: from a folder, a list, a table or a name to pictures to train on, to monitor by and to test on."""
+
+import hashlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.data import named
+from tutelage.data.found import Found, open_files
+from tutelage.data.listing import Listing, list_data
+from tutelage.data.sources import ArraySource, FileSource, Pictures, Source
+from tutelage.data.splits import name_hashes, take
+from tutelage.errors import DataError
+
+__all__ = [
+    "ArraySource",
+    "Data",
+    "FileSource",
+    "Found",
+    "Pictures",
+    "Source",
+    "Statistics",
+    "measure_statistics",
+    "open_data",
+]
+
+TEST_SHARE = 0.2
+MAX_HELD_OUT = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A set, divided: no picture is in two parts."""
+
+    name: str
+    train: Pictures
+    held_out: Pictures
+    """Taken out of training, to monitor and to choose by."""
+    test: Pictures
+    channels: int
+    found: Found
+    fingerprint: str
+    """A SHA-256 of names, lengths (of arrays: pixels), labels and division."""
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each channel, of pixels in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def open_data(data: str, *, holdout: float = 0.1, cache: Path | None = None) -> Data:
+    """The set that `data` names: a named set, a folder, a list (.txt) or a table (.csv).
+
+    A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
+    of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
+    besides its test part. Both are functions of names and labels alone. `cache` is where named sets are kept. Raises
+    DataError D-01 to D-20.
+    """
+    path = Path(data).expanduser()
+    if data not in named.NAMES or path.exists():
+        return _open_listing(path.resolve().stem, list_data(path), holdout)
+    opened = named.open_named(data, cache or named.cache_folder())
+    if isinstance(opened, Listing):
+        return _open_listing(data, opened, holdout)
+    source = opened.source
+    found = Found(
+        len(source), Counter({source.size: len(source)}), Counter(["uint8"]), source.channels, notes=opened.notes
+    )
+    return _divide(data, source, opened.labels, opened.classes, opened.parts, found, holdout)
+
+
+def measure_statistics(pictures: Pictures, limit: int = 10_000) -> Statistics:
+    """Mean and standard deviation of each channel over the pixels (in 0..1) of up to `limit` pictures, evenly spread.
+
+    Every pixel counts the same, so large pictures count more. Deviations are at least 1/255, so that pictures of one
+    colour can be normalised too.
+    """
+    count = min(limit, len(pictures))
+    chosen = [i * len(pictures) // count for i in range(count)]
+    with ThreadPoolExecutor() as pool:
+        sums = torch.stack(list(pool.map(lambda i: _power_sums(pictures.read(i)), chosen))).sum(dim=0)
+    mean = sums[1] / sums[0]
+    std = (sums[2] / sums[0] - mean**2).clamp(min=0).sqrt().clamp(min=1 / 255)
+    return Statistics(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _power_sums(picture: torch.Tensor) -> torch.Tensor:
+    """Number, sum and sum of squares of the pixels of each channel, [3, c] in float64."""
+    x = picture.flatten(1).double() / (255 if picture.dtype == torch.uint8 else 1)
+    return torch.stack([torch.full((x.shape[0],), x.shape[1], dtype=torch.float64), x.sum(dim=1), (x * x).sum(dim=1)])
+
+
+def _open_listing(name: str, listing: Listing, holdout: float) -> Data:
+    readable = open_files(listing)
+    classes = _classes(readable.labels)
+    _refuse_other_classes(listing.root, readable.labels, readable.parts)
+    number = {label: k for k, label in enumerate(classes)}
+    labels = np.array([number.get(label, -1) for label in readable.labels], dtype=np.int64)
+    return _divide(name, readable.source, labels, classes, readable.parts, readable.found, holdout)
+
+
+def _classes(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes in the order of their names; numbers in the order of their values."""
+    names = sorted(set(labels) - {""})
+    return tuple(sorted(names, key=int) if all(name.isascii() and name.isdigit() for name in names) else names)
+
+
+def _refuse_other_classes(root: Path, labels: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    """Raise D-11 when a picture that is not trained on has a class that is not trained on."""
+    train = {label for label, part in zip(labels, parts, strict=True) if part == "train" and label}
+    other = {label for label, part in zip(labels, parts, strict=True) if part != "train" and label}
+    if train and other - train:
+        raise DataError(
+            "D-11",
+            f"classes in {root} differ: only for testing {_some(other - train)}; for training {_some(train - other)}.",
+            "A class that is not trained on cannot be tested.",
+            "Give the folders (or labels) of both parts the same names.",
+        )
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "") if names else "none"
+
+
+def _divide(
+    name: str,
+    source: Source,
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    parts: tuple[str, ...],
+    found: Found,
+    holdout: float,
+) -> Data:
+    hashes = name_hashes([source.name(i) for i in range(len(source))])
+    notes: list[str] = []
+    test, held_out = _given(labels, parts, notes)
+    trainable = np.array([part == "train" for part in parts], dtype=np.bool_)
+    if not test.any():
+        known = labels >= 0
+        test[known] = take(hashes[known], labels[known], TEST_SHARE, "test")
+        notes.append(
+            f"{test.sum():,} of {known.sum():,} labelled pictures (a fifth, stratified) are kept for testing"
+            if known.any()
+            else "no labels: no picture is kept for testing"
+        )
+    if not held_out.any():
+        rest = np.flatnonzero(trainable & ~test)
+        share = min(holdout, MAX_HELD_OUT / max(1, len(rest)))
+        held_out[rest] = take(hashes[rest], labels[rest], share, "held out")
+        notes.append(f"{held_out.sum():,} of {len(rest):,} training pictures are held out of training, to watch it by")
+    everything = Pictures(source, np.arange(len(source)), labels, classes)
+    train = everything.subset(trainable & ~test & ~held_out)
+    if not len(train):
+        raise DataError("D-03", f"{name} has {len(source)} pictures, and none is left to train on.")
+    return Data(
+        name,
+        train,
+        everything.subset(held_out),
+        everything.subset(test),
+        source.channels,
+        replace(found, notes=(*found.notes, *notes)),
+        _fingerprint(everything, test, held_out),
+    )
+
+
+def _fingerprint(everything: Pictures, test: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> str:
+    h = hashlib.sha256(everything.source.digest())
+    h.update("\0".join(everything.classes).encode("utf-8", "surrogateescape"))
+    h.update(everything.labels.astype("<i8").tobytes() + test.tobytes() + held_out.tobytes())
+    return h.hexdigest()
+
+
+def _given(
+    labels: NDArray[np.int64], parts: tuple[str, ...], notes: list[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks of the test part and of the validation part that the set brings.
+
+    A validation part alone is the test part, and so it is where only it has labels (as ImageNet's).
+    """
+    test, val = (np.array([part == name for part in parts], dtype=np.bool_) for name in ("test", "val"))
+    if val.any() and (not test.any() or (labels[val] >= 0).any() > (labels[test] >= 0).any()):
+        notes.append(f"the validation part ({val.sum():,} pictures) is used for testing")
+        if test.any():
+            notes.append(f"the test part ({test.sum():,} pictures without labels) is not used")
+        return val, np.zeros_like(val)
+    if val.any():
+        notes.append(f"the validation part ({val.sum():,} pictures) is held out of training, to watch it by")
+    return test, val

@@ -1,0 +1,186 @@
+"""What lies in a folder, or is named by a list or a CSV file: names, labels and parts, before any picture is opened."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tutelage.data.decode import EXTENSIONS
+from tutelage.errors import DataError, nearest
+
+_PARTS = {"train": "train", "test": "test", "val": "val", "validation": "val"}
+_JUNK = ("thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files in the order of their names."""
+
+    root: Path
+    names: tuple[str, ...]
+    """Paths below `root`, with forward slashes."""
+    labels: tuple[str, ...]
+    """The class of each; empty where unknown."""
+    parts: tuple[str, ...]
+    """"train", "test" or "val" for each, all "train" where the set is not divided."""
+    other_files: Counter[str]
+    """Files that are no pictures by their suffix: how many of each."""
+    notes: tuple[str, ...] = ()
+
+
+def list_data(path: Path) -> Listing:
+    """The files of a folder, a CSV file or a text list. Raises DataError D-01, D-02, D-12, D-13."""
+    if path.is_dir():
+        return list_folder(path)
+    if not path.is_file():
+        raise DataError(
+            "D-01", f"there is no file or folder {path}.", todo="Check --data, or name a set such as 'digits'."
+        )
+    if path.suffix.lower() == ".csv":
+        return list_csv(path)
+    if path.suffix.lower() in (".txt", ".list", ".lst"):
+        return list_text(path)
+    raise DataError("D-01", f"{path} is neither a folder, nor a list (.txt), nor a table (.csv).")
+
+
+def list_folder(root: Path) -> Listing:
+    """Every picture below `root`; labels where the first level of folders tells them.
+
+    Divided: when all pictures lie in folders called `train` and `test`, `val` or `validation`. Class folders: when
+    (in each part) every picture lies below a first-level folder and there are two such folders or more; in all other
+    cases there are no labels.
+    """
+    files = sorted(_walk(root), key=lambda file: file.as_posix())
+    names = tuple(file.as_posix() for file in files if file.suffix.lower() in EXTENSIONS)
+    other = Counter(file.suffix.lower() or "(no suffix)" for file in files if file.suffix.lower() not in EXTENSIONS)
+    if not names:
+        raise DataError("D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for())
+    tops = [name.split("/")[0].lower() if "/" in name else "" for name in names]
+    divided = "train" in tops and set(tops) <= set(_PARTS)
+    parts = tuple(_PARTS[top] for top in tops) if divided else ("train",) * len(names)
+    labels = _class_of(names, parts, depth=int(divided))
+    folders = sorted(set(labels) - {""})
+    note = f"{len(folders)} class folders give the labels: {', '.join(folders[:5])}{', ...' if folders[5:] else ''}"
+    return Listing(root, names, labels, parts, other, (note,) if folders else ())
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Files below `root`, relative to it: no hidden ones, and no folder twice, so that links cannot circle."""
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
+        here = Path(folder)
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Links come last: a picture that is reachable both ways keeps the name of where it lies.
+        subfolders[:] = sorted(
+            (name for name in subfolders if not name.startswith((".", "__MACOSX"))),
+            key=lambda name: ((here / name).is_symlink(), name),
+        )
+        below = here.relative_to(root)
+        yield from (below / name for name in files if not name.startswith(".") and name.lower() not in _JUNK)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError("D-05", f"the folder {error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _class_of(names: tuple[str, ...], parts: tuple[str, ...], depth: int) -> tuple[str, ...]:
+    """The class of each file: the folder at `depth` of its path, in the parts where these are class folders."""
+    paths = [name.split("/") for name in names]
+    folders: dict[str, set[str]] = {}
+    for part in ("train", "test", "val"):
+        members = [path for path, p in zip(paths, parts, strict=True) if p == part]
+        found = {path[depth] for path in members} if all(len(path) > depth + 1 for path in members) else set()
+        folders[part] = found if len(found) > 1 or found <= folders.get("train", set()) else set()
+    return tuple(path[depth] if folders[part] else "" for path, part in zip(paths, parts, strict=True))
+
+
+def list_text(path: Path) -> Listing:
+    """The pictures named one a line, relative to the list's folder."""
+    return _listed(path, [Row(number, line, "", "train") for number, line in _lines(path) if line])
+
+
+def list_csv(path: Path) -> Listing:
+    """The pictures in column `path`, with an optional `label` (empty: unknown) and `split` (empty: train)."""
+    table = csv.DictReader(text for _, text in _lines(path))
+    columns = tuple(table.fieldnames or ())
+    if "path" not in columns:
+        raise DataError(
+            "D-13",
+            f"{path}, line 1: there is no column 'path'; the columns are {', '.join(map(repr, columns)) or 'none'}.",
+            todo="The first line names the columns: path, and optionally label and split, with commas between.",
+        )
+    rows = []
+    for number, row in enumerate(table, start=2):
+        if None in row or None in row.values():
+            raise DataError("D-13", f"{path}, row {number}: {len(columns)} fields are expected.", todo=_quote_commas())
+        values = {key: value.strip() for key, value in row.items()}
+        if values.get("label", "").lower() in ("nan", "null", "none"):
+            raise DataError(
+                "D-12", f"{path}, row {number}: '{values['label']}' is no label.", todo="Leave unknown labels empty."
+            )
+        part = values.get("split", "").lower() or "train"
+        if part not in _PARTS:
+            raise DataError("D-12", f"{path}, row {number}: there is no split '{part}'.", todo=nearest(part, _PARTS))
+        rows.append(Row(number, values["path"], values.get("label", ""), _PARTS[part]))
+    return _listed(path, rows)
+
+
+class Row(NamedTuple):
+    """One picture of a list."""
+
+    number: int
+    path: str
+    label: str
+    part: str
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError("D-13", f"{path} cannot be read as text: {error}.", todo="Save it as UTF-8.") from error
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+
+
+def _listed(path: Path, rows: list[Row]) -> Listing:
+    """The rows in the order of their paths. A row may come twice, but not with two labels."""
+    by_path: dict[str, Row] = {}
+    for row in rows:
+        name = Path(row.path).as_posix()
+        first = by_path.setdefault(name, row)
+        if (first.label, first.part) != (row.label, row.part):
+            raise DataError("D-13", f"{path}, rows {first.number} and {row.number}: {name} comes twice, and differs.")
+    if not by_path:
+        raise DataError("D-02", f"found 0 pictures in {path}: no line names one.")
+    names = tuple(sorted(by_path))
+    twice = len(rows) - len(names)
+    return Listing(
+        path.parent,
+        names,
+        tuple(by_path[name].label for name in names),
+        tuple(by_path[name].part for name in names),
+        Counter(),
+        (f"{twice} rows came twice and count once",) if twice else (),
+    )
+
+
+def _others(other: Counter[str]) -> str:
+    if not other:
+        return " (no other files)"
+    kinds = ", ".join(f"{suffix} {count}" for suffix, count in other.most_common(5))
+    return f" ({other.total():,} other files: {kinds})"
+
+
+def _looked_for() -> str:
+    return f"Looked for {', '.join(EXTENSIONS)}."
+
+
+def _quote_commas() -> str:
+    return 'Put paths with commas between double quotes: "a, b.png".'

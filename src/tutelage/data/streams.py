@@ -1,0 +1,164 @@
+"""From positions in a run to batches: a position counts pictures since the start, and decides everything else."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tutelage.batch import Batch, Stream
+from tutelage.data.index import Pictures
+from tutelage.data.order import Draws, mix, permute
+from tutelage.data.views import ComplexView, SimpleView, ViewsSettings, eval_view
+from tutelage.errors import SettingsError, nearest
+
+T = TypeVar("T")
+
+
+class _Sample(NamedTuple):
+    views: tuple[Tensor, ...]
+    keys: tuple[NDArray[np.float32], ...]
+    label: int
+    number: int
+
+
+class PictureStream:
+    """The pictures of a run in their order, with the views that a method asked for.
+
+    Position p of a set of N pictures is place p % N of epoch p // N, so a batch may straddle epochs and loses
+    nothing. The picture, its crops, colours and mask keys are functions of (seed, epoch, place) alone.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        stream: Stream,
+        views: ViewsSettings,
+        size: tuple[int, int],
+        num_patches: int,
+        seed: int,
+    ) -> None:
+        known: dict[str, SimpleView | ComplexView] = {"simple": views.simple, "complex": views.complex}
+        for name in stream.views:
+            if name not in known:
+                raise SettingsError("S-30", f"no view is called '{name}'.", todo=nearest(name, known))
+        self.pictures = pictures
+        self._names = stream.views
+        self._views = tuple(known[name] for name in stream.views)
+        self._size, self._num_patches, self._seed = size, num_patches, seed
+
+    def batch(self, positions: NDArray[np.int64]) -> Batch:
+        """The batch at `positions`, counted in pictures since the start of the run."""
+        epochs, places = np.divmod(positions, len(self.pictures))
+        chosen = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            chosen[here] = permute(places[here], len(self.pictures), self._seed, int(epoch))
+        return _collate([self._sample(*map(int, row)) for row in zip(chosen, epochs, places, strict=True)])
+
+    def _sample(self, i: int, epoch: int, place: int) -> _Sample:
+        number, picture = self.pictures.fetch(i)
+        views, keys = [], []
+        for k, (name, view) in enumerate(zip(self._names, self._views, strict=True)):
+            views.append(view(picture, self._size, Draws(mix(self._seed, name, k, epoch, place))))
+            keys.append(Draws(mix(self._seed, "keys", k, epoch, place)).uniforms(self._num_patches))
+        return _Sample(tuple(views), tuple(keys), int(self.pictures.labels[number]), number)
+
+
+def batches(
+    stream: PictureStream,
+    *,
+    first_step: int,
+    last_step: int,
+    batch_size: int,
+    micro_batches: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[list[Batch]]:
+    """Lists of this rank's micro-batches, one for each step from `first_step` up to, not including, `last_step`.
+
+    Step s is made of the positions [s G, (s + 1) G) for a batch of G pictures over all ranks; micro-batch m of M
+    takes the m-th of M equal parts, and rank r of W every W-th position of it from r on. `workers` threads prepare
+    pictures ahead; their number does not change a bit. Raises SettingsError where G is not a multiple of M times W.
+    """
+    if batch_size % (micro_batches * world):
+        raise SettingsError(
+            "S-31",
+            f"a batch of {batch_size} pictures cannot be shared by {micro_batches} micro-batches on {world} processes.",
+            todo=f"Use a multiple of {micro_batches * world}.",
+        )
+    part = batch_size // micro_batches
+    starts = range(first_step * batch_size, last_step * batch_size, part)
+    jobs = (np.arange(start + rank, start + part, world, dtype=np.int64) for start in starts)
+    return _grouped(_ahead(stream.batch, jobs, workers), micro_batches)
+
+
+def eval_batches(
+    pictures: Pictures,
+    size: tuple[int, int],
+    batch_size: int,
+    workers: int = 0,
+    *,
+    num_patches: int = 0,
+) -> Iterator[Batch]:
+    """Every picture once, in order, in its plain view; mask keys for `num_patches` patches depend on the place only."""
+
+    def batch(places: range) -> Batch:
+        return _collate([_eval_sample(pictures, i, size, num_patches) for i in places])
+
+    count = len(pictures)
+    jobs = (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+    return _ahead(batch, jobs, workers)
+
+
+def _eval_sample(pictures: Pictures, i: int, size: tuple[int, int], num_patches: int) -> _Sample:
+    number, picture = pictures.fetch(i)
+    keys = Draws(mix("evaluation keys", i)).uniforms(num_patches)
+    return _Sample((eval_view(picture, size),), (keys,), int(pictures.labels[number]), number)
+
+
+def _collate(samples: list[_Sample]) -> Batch:
+    views = tuple(_pinned(torch.stack(views)) for views in zip(*(s.views for s in samples), strict=True))
+    keys = tuple(_pinned(torch.from_numpy(np.stack(keys))) for keys in zip(*(s.keys for s in samples), strict=True))
+    labels = torch.tensor([s.label for s in samples], dtype=torch.int64)
+    return Batch(views, keys, labels, torch.tensor([s.number for s in samples], dtype=torch.int64))
+
+
+def _pinned(x: Tensor) -> Tensor:
+    """In memory that the device can fetch from while it computes, where there is such a device."""
+    return x.pin_memory() if torch.cuda.is_available() else x
+
+
+def _grouped(batches_: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
+    for batch in batches_:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+
+
+J = TypeVar("J")
+
+
+def _ahead(work: Callable[[J], T], jobs: Iterable[J], workers: int) -> Iterator[T]:
+    """The results of `work` in the order of `jobs`; with workers, a bounded number of jobs ahead of the consumer."""
+    if workers == 0:
+        yield from map(work, jobs)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
+    waiting: deque[Future[T]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) > workers + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,36 @@
+"""The end of a run: the student as a timm folder, and the pictures."""
+
+from typing import Any
+
+from tutelage.clock import Clock
+from tutelage.data.index import Data, Statistics
+from tutelage.engine.run import RunFolder
+from tutelage.engine.settings import RunSettings
+from tutelage.engine.train import Numerics
+from tutelage.engine.watch import Watch
+from tutelage.export import write_timm
+from tutelage.method import Method
+
+
+def finish(
+    run: RunFolder,
+    method: Method,
+    data: Data,
+    settings: RunSettings[Any],
+    numerics: Numerics,
+    statistics: Statistics,
+    watch: Watch,
+    clock: Clock,
+) -> None:
+    """Export the student (and by option each teacher), and draw what it sees."""
+    pictures = watch.sample()
+    encoders = {"encoder": method.student}
+    if settings.export_teachers:
+        encoders |= {f"encoder-{name}": teacher.encoder for name, teacher in method.teachers.items()}
+    for name, vit in encoders.items():
+        difference = write_timm(
+            vit, run.path / name, statistics, architecture=settings.backbone.name, pictures=pictures
+        )
+        run.event("exported", folder=name, largest_difference=difference)
+    watch.draw(method, clock, statistics, run.path / "pictures")
+    run.event("finished", step=clock.step)

@@ -1,0 +1,177 @@
+"""Everything that determines a run, in one frozen model: what a recipe is, and what settings.json holds."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Settings, Share
+from tutelage.data.views import ViewsSettings
+from tutelage.encoder import BackboneSettings, check_backbone, own_patch_size, pair
+from tutelage.errors import SettingsError, nearest
+from tutelage.method import MethodSettings
+
+M = TypeVar("M", bound=MethodSettings)
+
+
+class OptimSettings(Settings):
+    """AdamW with a linear warm-up and half a cosine (MAE, SdAE)."""
+
+    base_lr: Positive = 1.5e-4
+    """Learning rate per 256 pictures of the batch: lr = base_lr x batch_size / 256."""
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    """AdamW's averaging of the gradient and its square."""
+    weight_decay: NonNegative = 0.05
+    """Decoupled weight decay of matrices; biases and norms have none."""
+    decay_tokens: bool = True
+    """Decay class and mask tokens too, as the published code does."""
+    warmup_epochs: NonNegative = 40
+    """Epochs in which the learning rate rises from 0."""
+    max_warmup_share: Share = 0.2
+    """The warm-up takes at most this share of the run: SdAE's 0.2 x epochs, so that short runs learn too."""
+    min_lr: NonNegative = 0.0
+    """Learning rate at the end."""
+    clip: Positive | None = None
+    """Largest gradient norm; none by default, as published."""
+
+
+class RunSettings(Settings, Generic[M]):
+    """A pretraining run. A recipe is a value of it; every field is a flag."""
+
+    recipe: str = "custom"
+    """Name of the recipe it began as."""
+    data: str = ""
+    """DATA: a folder, a list or CSV file, or a named set such as fashion-mnist."""
+    epochs: Positive
+    """Passes over the pictures."""
+    steps: Count | None = None
+    """Steps instead of epochs."""
+    batch_size: Count
+    """Pictures a step, over all processes and accumulated micro-batches."""
+    micro_batch: Count | None = None
+    """Pictures a forward pass and process; smaller values accumulate gradients. By default the batch over the processes."""
+    seed: NonNegativeInt = 0
+    """Of weights, order, views, masks and drop path."""
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Threads that prepare pictures ahead; by default none on a CPU, which they would slow, and up to 8 beside a GPU."""
+    save_steps: Count | None = None
+    """Steps between checkpoints; by default one after a minute, then every 10 minutes."""
+    log_steps: Count = 10
+    """Steps between lines of metrics.jsonl."""
+    monitors: NonNegativeInt = 10
+    """How often in a run to ask whether it learns."""
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the training pictures held out to ask that, never trained on; at most 10,000."""
+    device: Literal["cpu", "cuda"] | None = None
+    """By default cuda where there is one."""
+    precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
+    """auto: bf16 where the device has it natively, else float32."""
+    normalisation: Literal["measured", "imagenet"] = "measured"
+    """Mean and standard deviation of the channels: of the training pictures, or ImageNet's."""
+    init: str | None = None
+    """Weights to start from: timm:NAME, a timm folder, a run, or an MAE checkpoint file."""
+    export_teachers: bool = False
+    """Write each teacher's encoder too."""
+    backbone: BackboneSettings
+    method: M
+    optim: OptimSettings
+    views: ViewsSettings = ViewsSettings()
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+        return pair(self.backbone.patch_size or own_patch_size(self.backbone.name))
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a picture."""
+        (h, w), (ph, pw) = self.backbone.size, self.patch
+        return (h // ph) * (w // pw)
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate."""
+        return self.optim.base_lr * self.batch_size / 256
+
+    def micro_batches(self, world: int) -> int:
+        """Forward passes a step: how often gradients are accumulated."""
+        return self.batch_size // (world * (self.micro_batch or self.batch_size // world))
+
+    def check(self, world: int = 1) -> None:
+        """Refuse, before any data is read, what cannot work together."""
+        check_backbone(self.backbone)
+        micro = self.micro_batch or self.batch_size // world
+        if micro == 0 or self.batch_size % (world * micro):
+            raise SettingsError(
+                "C-25",
+                f"batch_size {self.batch_size} is no multiple of {world} processes x micro_batch {micro}.",
+                "Every process takes the same number of pictures in every pass.",
+                f"Use a batch_size of {max(1, round(self.batch_size / (world * max(1, micro)))) * world * max(1, micro)}.",
+            )
+        self.method.check(self.num_patches, world * micro)
+
+
+def settings_class(method: str) -> type[RunSettings[Any]]:
+    """RunSettings for the method implemented in `tutelage.methods.<method>`."""
+    from tutelage import methods
+
+    known = [path.stem for path in Path(methods.__path__[0]).glob("*.py") if path.stem != "__init__"]
+    if method not in known:
+        raise SettingsError("C-04", f"there is no method '{method}'.", todo=nearest(method, known))
+    module = importlib.import_module(f"tutelage.methods.{method}")
+    own = next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, MethodSettings) and value.__module__ == module.__name__
+    )
+    return RunSettings[own]
+
+
+def read_settings(path: Path) -> RunSettings[Any]:
+    """The settings in a JSON file, checked."""
+    try:
+        if path.stat().st_size > 10_000_000:
+            raise ValueError("it is larger than 10 MB")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        method = values["method"]["name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SettingsError(
+            "C-05", f"{path} cannot be read as settings: {error}.", todo="Use the settings.json of a run."
+        ) from error
+    try:
+        return settings_class(str(method)).model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("C-02", f"{path}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with which setting, in a sentence each."""
+    sentences = []
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part) for part in item["loc"])
+        sentences.append(f"{name} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}.")
+    return " ".join(sentences)
+
+
+_FREE = {"workers", "save_steps", "log_steps", "device", "export_teachers"}
+"""What may change when a run goes on: nothing that the numbers depend on."""
+
+
+def differences(old: RunSettings[Any], new: RunSettings[Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ in a way that would make another run: name -> (old, new)."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    names = sorted((before.keys() | after.keys()) - _FREE)
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,177 @@
+"""The loop. One step is: forward, backward, agree that the numbers are finite, update, tick, move the teachers."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tutelage.batch import Batch
+from tutelage.clock import Clock, warmup_cosine
+from tutelage.data.order import mix
+from tutelage.distributed import all_max, all_sum, rank, world_size
+from tutelage.engine.optim import set_lr
+from tutelage.engine.settings import RunSettings
+from tutelage.errors import NumericsError
+from tutelage.method import Method
+
+MAX_SKIPPED = 20
+"""Steps in a row that may be skipped for non-finite numbers before the run gives up."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Where and in which precision a run computes, and how its pictures are normalised."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of weights and pictures: float32, or float64 in tests."""
+    autocast: torch.dtype | None
+    """bfloat16 where the device has it natively."""
+    mean: Tensor
+    std: Tensor
+
+    def prepare(self, batch: Batch) -> dict[str, Batch]:
+        """A batch on the device, normalised, as a method takes it."""
+        return {"train": batch.to(self.device).normalised(self.mean, self.std)}
+
+    def cast(self) -> Any:
+        """The autocast context, or none."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Losses of a step, averaged over its micro-batches and all processes, and whether its update was applied."""
+
+    losses: dict[str, float]
+    grad_norm: float
+    applied: bool
+
+
+def train(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[list[Batch]],
+    clock: Clock,
+    settings: RunSettings[Any],
+    numerics: Numerics,
+    after: Callable[[Clock, dict[str, Any] | None], bool],
+) -> Clock:
+    """Run all steps that are left. `after(clock, log line or None)` saves and watches; it returns True to stop."""
+    module = DistributedDataParallel(method) if world_size() > 1 else method
+    meter = Meter(settings)
+    skipped = 0
+    while not clock.done:
+        micro_batches = meter.wait_for(batches)
+        lr = learning_rate(clock, settings)
+        set_lr(optimizer, lr)
+        torch.manual_seed(mix(settings.seed, "drop path", clock.step, rank()) % 2**63)
+
+        result = step(module, optimizer, micro_batches, clock, settings, numerics)
+        clock = clock.tick(applied=result.applied)
+        method.after_step(clock)
+
+        skipped = 0 if result.applied else skipped + 1
+        if skipped == MAX_SKIPPED:
+            raise _gave_up(clock, result)
+        if after(clock, meter.read(clock, lr, result)):
+            break
+    return clock
+
+
+def learning_rate(clock: Clock, settings: RunSettings[Any]) -> float:
+    """The learning rate at the clock's step; a run shorter than its recipe's warms up in a share of it at most."""
+    epochs = clock.total_steps * clock.batch_size / clock.num_pictures
+    warmup = min(settings.optim.warmup_epochs, settings.optim.max_warmup_share * epochs)
+    return warmup_cosine(clock, peak=settings.lr, floor=settings.optim.min_lr, warmup_epochs=warmup)
+
+
+def step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: list[Batch],
+    clock: Clock,
+    settings: RunSettings[Any],
+    numerics: Numerics,
+) -> StepResult:
+    """One update from accumulated micro-batches; left out, on all processes alike, if anything is not finite."""
+    totals: dict[str, Tensor] = {}
+    count = len(micro_batches)
+    for i, batch in enumerate(micro_batches):
+        last = i == count - 1
+        sync = nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
+        with sync:
+            with numerics.cast():
+                output = module(numerics.prepare(batch), clock)
+            (output.loss / count).backward()
+        for name, value in {"loss": output.loss, **output.parts}.items():
+            totals[name] = totals.get(name, 0) + value.detach() / count
+
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.optim.clip or math.inf)
+    values = torch.stack([*totals.values(), grad_norm]).double()
+    finite = all_max((~values.isfinite()).any().double()) == 0
+    applied = bool(finite)
+    if applied:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    means = all_sum(values) / world_size()
+    return StepResult(dict(zip(totals, means[:-1].tolist(), strict=True)), float(grad_norm), applied)
+
+
+@dataclass
+class Meter:
+    """Averages over the steps of a log line, with speed and the share of time spent waiting for pictures."""
+
+    settings: RunSettings[Any]
+    started: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    results: list[StepResult] = field(default_factory=list)
+
+    def wait_for(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+        """The next micro-batches, on the clock."""
+        before = time.perf_counter()
+        micro_batches = next(batches)
+        self.waited += time.perf_counter() - before
+        return micro_batches
+
+    def read(self, clock: Clock, lr: float, result: StepResult) -> dict[str, Any] | None:
+        """A line of metrics.jsonl every `log_steps`, at the first step and at the last."""
+        self.results.append(result)
+        if clock.step % self.settings.log_steps and clock.step > 1 and not clock.done:
+            return None
+        seconds = max(1e-9, time.perf_counter() - self.started)
+        good = [r for r in self.results if r.applied]
+        line: dict[str, Any] = {"step": clock.step, "epoch": round(clock.epochs, 4)}
+        line |= {name: sum(r.losses[name] for r in good) / len(good) if good else None for name in result.losses}
+        line |= {
+            "lr": lr,
+            "grad_norm": sum(r.grad_norm for r in good) / len(good) if good else None,
+            "images_per_second": round(len(self.results) * clock.batch_size / seconds, 2),
+            "data_wait": round(self.waited / seconds, 4),
+            "skipped": len(self.results) - len(good),
+        }
+        if torch.cuda.is_available():
+            line["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        self.restart()
+        return line
+
+    def restart(self) -> None:
+        """Begin the next line; called too after a pause that is not training."""
+        self.started, self.waited, self.results = time.perf_counter(), 0.0, []
+
+
+def _gave_up(clock: Clock, result: StepResult) -> NumericsError:
+    names = [name for name, value in result.losses.items() if not math.isfinite(value)] or ["the gradient"]
+    return NumericsError(
+        "N-01",
+        f"{', '.join(names)} was not finite in {MAX_SKIPPED} steps in a row, up to step {clock.step}.",
+        "None of these updates was applied: weights and teachers are those before.",
+        "Lower --optim.base-lr, set --optim.clip 1, or use --precision float32, and begin from the last checkpoint.",
+    )

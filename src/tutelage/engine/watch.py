@@ -1,0 +1,123 @@
+"""Is it learning? Asked of pictures that are held out of training, a few times in a run."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.batch import Batch
+from tutelage.clock import Clock
+from tutelage.data.index import Data, Pictures, Statistics
+from tutelage.data.streams import PictureStream, eval_batches
+from tutelage.encoder import encode
+from tutelage.engine.settings import RunSettings
+from tutelage.engine.train import Numerics
+from tutelage.method import Method, Output
+from tutelage.monitors import feature_std, knn_accuracy, monitor, rank_me
+from tutelage.pictures import draw_step, neighbours
+
+BANK = 2_000
+"""Training pictures whose labels vote."""
+QUERIES = 1_000
+"""Held-out pictures that ask."""
+PASS = 64
+"""Pictures an encoder pass takes at once."""
+
+
+class Watch:
+    """Holds the pictures that are asked, and asks."""
+
+    def __init__(self, data: Data, method: Method, settings: RunSettings[Any], numerics: Numerics) -> None:
+        self.settings, self.numerics = settings, numerics
+        asked = data.held_out if len(data.held_out) else data.train
+        self.queries = _some(asked.labelled() if asked.has_labels else asked, QUERIES)
+        self.bank = _some(data.train.labelled(), BANK) if data.train.has_labels and len(data.held_out) else None
+        stream = next(iter(method.streams.values()))
+        pictures = PictureStream(
+            asked, stream, settings.views, settings.backbone.size, settings.num_patches, settings.seed
+        )
+        self.batch = pictures.batch(np.arange(min(len(asked), settings.batch_size, 256)))
+        self._kept: dict[str, list[Batch]] = {}
+
+    def due(self, clock: Clock) -> bool:
+        """Whether the step that led to `clock` is one after which to ask: before the first, and spread over the run."""
+        times = min(self.settings.monitors, clock.total_steps // 4)
+        return times > 0 and clock.step * times // clock.total_steps > (clock.step - 1) * times // clock.total_steps
+
+    @torch.no_grad()
+    def ask(self, method: Method, clock: Clock) -> dict[str, Any]:
+        """A line of monitors.jsonl."""
+        training = method.training
+        method.eval()
+        features, labels = self._features(method, "queries", self.queries)
+        line: dict[str, Any] = {"step": clock.step, "epoch": round(clock.epochs, 4)}
+        if self.bank is not None and self.queries.has_labels:
+            bank, bank_labels = self._features(method, "bank", self.bank)
+            line["knn_accuracy"] = knn_accuracy(bank, bank_labels, features, labels)
+        line |= {"rank_me": rank_me(features), "feature_std": feature_std(features)}
+        line |= monitor(method, self.look(method, clock), self.settings.num_patches)
+        method.train(training)
+        return line
+
+    @torch.no_grad()
+    def look(self, method: Method, clock: Clock) -> Output:
+        """The method's own step on held-out pictures, without drop path and without learning."""
+        training = method.training
+        method.eval()
+        with self.numerics.cast():
+            output: Output = method(self.numerics.prepare(self.batch), clock)
+        method.train(training)
+        return output
+
+    @torch.no_grad()
+    def draw(self, method: Method, clock: Clock, statistics: Statistics, folder: Path) -> None:
+        """Pictures of what the method sees, and of which held-out pictures it finds alike."""
+        method.eval()
+        draw_step(method, self.numerics.prepare(self.batch), self.look(method, clock), statistics, folder)
+        features, labels = self._features(method, "queries", self.queries)
+        views = torch.cat([batch.normalised(*self._plain).views[0] for batch in self._kept["queries"]])
+        sheet = neighbours(views, features, labels=labels, classes=self.queries.classes)
+        sheet.save(folder / "neighbours.png")
+
+    def sample(self) -> Tensor:
+        """A few held-out pictures, normalised, on the CPU: an export is compared on them."""
+        self._keep("queries", self.queries)
+        return (
+            self._kept["queries"][0]
+            .normalised(self.numerics.mean.cpu().float(), self.numerics.std.cpu().float())
+            .views[0][:8]
+        )
+
+    @property
+    def _plain(self) -> tuple[Tensor, Tensor]:
+        """Mean 0 and standard deviation 1: normalising with it only brings pictures to 0..1."""
+        channels = len(self.numerics.mean)
+        return torch.zeros(channels), torch.ones(channels)
+
+    def _keep(self, name: str, pictures: Pictures) -> None:
+        """Read the pictures once."""
+        if name not in self._kept:
+            self._kept[name] = list(eval_batches(pictures, self.settings.backbone.size, PASS))
+
+    def _features(self, method: Method, name: str, pictures: Pictures) -> tuple[Tensor, Tensor]:
+        """Class tokens of whole pictures, and their labels."""
+        self._keep(name, pictures)
+        tokens = list(_class_tokens(method, self._kept[name], self.numerics))
+        return torch.cat(tokens).float(), torch.cat([batch.labels for batch in self._kept[name]])
+
+
+def _class_tokens(method: Method, batches: Iterable[Batch], numerics: Numerics) -> Iterable[Tensor]:
+    for batch in batches:
+        with numerics.cast():
+            (x,) = numerics.prepare(batch)["train"].views
+            yield encode(method.student, x).cls[:, 0].cpu()
+
+
+def _some(pictures: Pictures, count: int) -> Pictures:
+    """At most `count` pictures, evenly spread."""
+    if len(pictures) <= count:
+        return pictures
+    return pictures.subset(np.linspace(0, len(pictures) - 1, count).astype(np.int64))

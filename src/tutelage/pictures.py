@@ -1,0 +1,243 @@
+"""Pictures of what a method sees and answers, as PNG files with their captions in them.
+
+Small pictures are scaled up by whole pixels. One channel is shown grey; of more than three the first three are shown,
+in false colour, and the caption says so.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from tutelage.batch import Batch
+from tutelage.data.index import Statistics
+from tutelage.encoder import grid_of, patch_of
+from tutelage.method import Method, Output
+from tutelage.sheet import BAD, GOOD, INK, Cell, save, sheet
+from tutelage.targets import patchify, unpatchify
+
+TILE = 128
+"""Pixels a picture is brought to: the largest whole multiple of a small one that fits, or a large one made smaller."""
+HIDDEN = 0.87
+"""Grey of a hidden patch."""
+NUM_PICTURES, NUM_PROTOTYPES, NUM_MEMBERS = 8, 6, 7
+
+
+# --- what to draw -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def draw_step(
+    method: Method, batch: dict[str, Batch], output: Output, statistics: Statistics, folder: Path
+) -> list[Path]:
+    """Draw what a step of a method allows into `folder`; the paths of the PNG files.
+
+    `batch` is normalised, as the method took it. `reconstruction.png` for pixels, `tokens.png` for teacher tokens,
+    `prototypes.png` where there are class labels.
+    """
+    x = denormalise(batch["train"].views[0], statistics)
+    seen = {name: tensor.float().cpu() for name, tensor in output.seen.items() if tensor.is_floating_point()}
+    ids = output.seen["ids_mask"].cpu()
+    patch, grid = patch_of(method.student), grid_of(method.student)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    if "pixels" in seen:
+        settings: Any = method.settings
+        norm_pix = bool(settings.norm_pix)
+        normal = batch["train"].views[0].float().cpu()
+        rebuilt = denormalise(rebuild(normal, seen["pixels"], ids, patch, grid, norm_pix=norm_pix), statistics)
+        paths.append(save(reconstruction_grid(x, rebuilt, ids, grid, norm_pix=norm_pix), folder / "reconstruction.png"))
+    if "target" in seen and "prediction" in seen:
+        paths.append(save(token_pca(x, seen["target"], seen["prediction"], ids, grid), folder / "tokens.png"))
+    if "class_labels" in seen:
+        paths.append(save(prototypes(x, seen["class_labels"].mean(1)), folder / "prototypes.png"))
+    return paths
+
+
+def reconstruction_grid(
+    pictures: Float[Tensor, "b c h w"],
+    rebuilt: Float[Tensor, "b c h w"],
+    ids_mask: Int[Tensor, "b m"],
+    grid: tuple[int, int],
+    *,
+    norm_pix: bool,
+) -> Image.Image:
+    """Original, masked and reconstructed pictures (all in 0..1), side by side."""
+    shown = min(NUM_PICTURES, len(pictures))
+    masked = hide(pictures, hidden_pixels(ids_mask, pictures, grid))
+    cells = [[Cell(show(p[i])) for p in (pictures, masked, rebuilt)] for i in range(shown)]
+    note = f"{_share(ids_mask, grid)} patches were hidden; the visible ones are pasted in."
+    if norm_pix:
+        note += " Reconstruction de-normalised with each patch's own mean and standard deviation."
+    headings = ("original", "masked", "reconstructed")
+    return sheet("Reconstruction", note + _false_colour(pictures), _pair_up(cells), headings)
+
+
+def token_pca(
+    pictures: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b m d"],
+    prediction: Float[Tensor, "b m d"],
+    ids_mask: Int[Tensor, "b m"],
+    grid: tuple[int, int],
+) -> Image.Image:
+    """Pictures (in 0..1) beside the target and predicted tokens of their hidden patches, as colours."""
+    shown = min(NUM_PICTURES, len(pictures))
+    hidden = hidden_pixels(ids_mask, pictures, grid)
+    masked = hide(pictures, hidden)
+    places = torch.zeros(len(pictures), grid[0] * grid[1], 3)
+    size = (int(pictures.shape[2]), int(pictures.shape[3]))
+    columns = [pictures, masked]
+    for colours in pca_colours(target, prediction):
+        tokens = places.scatter(1, ids_mask.unsqueeze(-1).expand(-1, -1, 3), colours)
+        tokens = F.interpolate(tokens.transpose(1, 2).reshape(-1, 3, *grid), size=size, mode="nearest")
+        columns.append(hide(tokens, ~hidden, 1.0))
+    cells = [[Cell(show(column[i])) for column in columns] for i in range(shown)]
+    note = (
+        "Tokens of the hidden patches at unit length: three main directions of the target tokens as red, green and "
+        "blue, the same for the prediction. Where they look alike in every picture, they tell a patch's place, not what it shows."
+    )
+    headings = ("original", "masked", "target", "predicted")
+    return sheet("Target and predicted tokens", note + _false_colour(pictures), _pair_up(cells), headings)
+
+
+def prototypes(pictures: Float[Tensor, "b c h w"], labels: Float[Tensor, "b m"]) -> Image.Image:
+    """The prototypes that are the first choice of most pictures (in 0..1), with the pictures surest of them."""
+    sureness, choice = labels.max(1)
+    counts = torch.bincount(choice, minlength=labels.shape[1])
+    rows, names = [], []
+    for prototype in counts.argsort(descending=True, stable=True)[:NUM_PROTOTYPES].tolist():
+        members = (choice == prototype).nonzero().flatten()
+        members = members[sureness[members].argsort(descending=True, stable=True)][:NUM_MEMBERS]
+        if len(members):
+            rows.append([Cell(show(pictures[i]), f"{float(sureness[i]):.0%}") for i in members.tolist()])
+            names.append(f"prototype {prototype}\n{int(counts[prototype])} of {len(pictures)}")
+    note = (
+        f"{int((counts > 0).sum())} of {labels.shape[1]} prototypes are the first choice of at least one of "
+        f"{len(pictures)} pictures. Below each picture, how much of it the labelling teacher assigns there."
+    )
+    return sheet("Most used prototypes", note + _false_colour(pictures), rows, names=names)
+
+
+def neighbours(
+    pictures: Float[Tensor, "n c h w"],
+    features: Float[Tensor, "n d"],
+    *,
+    labels: Int[Tensor, "n"] | None = None,
+    classes: Sequence[str] = (),
+    num_queries: int = 6,
+) -> Image.Image:
+    """A few pictures (in 0..1), evenly spread over the set, and those nearest to them by cosine of features."""
+    unit = F.normalize(features.float(), dim=-1)
+    queries = torch.linspace(0, len(pictures) - 1, min(num_queries, len(pictures))).long()
+    cosines = unit[queries] @ unit.T
+    cosines[torch.arange(len(queries)), queries] = -torch.inf
+    nearest = cosines.topk(min(NUM_MEMBERS - 1, len(pictures) - 1), dim=1).indices
+
+    def cell(i: int, query: int) -> Cell:
+        known = labels is not None and int(labels[i]) >= 0 and int(labels[query]) >= 0
+        if labels is None or not known:
+            return Cell(show(pictures[i]))
+        name = classes[int(labels[i])] if int(labels[i]) < len(classes) else str(int(labels[i]))
+        ink = INK if i == query else GOOD if labels[i] == labels[query] else BAD
+        return Cell(show(pictures[i]), name, ink)
+
+    rows = [[cell(q, q), *(cell(i, q) for i in row)] for q, row in zip(queries.tolist(), nearest.tolist(), strict=True)]
+    note = f"Held-out pictures, and the nearest of {len(pictures)} by the cosine of their class tokens."
+    note += " Green names agree with the first picture, red ones do not." if labels is not None else ""
+    headings = ("picture", "nearest first")
+    return sheet("Nearest neighbours", note + _false_colour(pictures), rows, headings, block=NUM_MEMBERS)
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def denormalise(pictures: Float[Tensor, "b c h w"], statistics: Statistics) -> Float[Tensor, "b c h w"]:
+    """Normalised pictures as they were, in 0..1, on the CPU."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (statistics.mean, statistics.std))
+    return (pictures.float().cpu() * std + mean).clamp(0, 1)
+
+
+def rebuild(
+    pictures: Float[Tensor, "b c h w"],
+    prediction: Float[Tensor, "b n p"],
+    ids_mask: Int[Tensor, "b m"],
+    patch: tuple[int, int],
+    grid: tuple[int, int],
+    *,
+    norm_pix: bool,
+) -> Float[Tensor, "b c h w"]:
+    """Normalised pictures with their hidden patches predicted.
+
+    With `norm_pix` a prediction knows no brightness and no contrast: it gets the patch's own mean and (unbiased)
+    standard deviation back, which the model never saw.
+    """
+    patches = patchify(pictures, patch)
+    if norm_pix:
+        mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+        prediction = prediction * (variance + 1e-6).sqrt() + mean
+    hidden = torch.zeros(patches.shape[:2], dtype=torch.bool).scatter(1, ids_mask, True).unsqueeze(-1)
+    return unpatchify(torch.where(hidden, prediction, patches), patch, grid)
+
+
+def pca_colours(
+    target: Float[Tensor, "b m d"], prediction: Float[Tensor, "b m d"]
+) -> tuple[Float[Tensor, "b m 3"], Float[Tensor, "b m 3"]]:
+    """Both in 0..1 along the three main directions of the unit-length targets, scaled by the targets' 2 % to 98 %."""
+    t, y = F.normalize(target.float(), dim=-1), F.normalize(prediction.float(), dim=-1)
+    mean = t.mean((0, 1))
+    directions = torch.linalg.svd((t - mean).flatten(0, 1), full_matrices=False).Vh[:3]
+    directions = F.pad(directions, (0, 0, 0, 3 - len(directions)))
+    flat = ((t - mean) @ directions.T).flatten(0, 1)
+    places = torch.tensor([0.02, 0.98])
+    low, high = (flat.sort(0).values[(places * (len(flat) - 1)).round().long()]).unbind(0)
+    t, y = (((x - mean) @ directions.T - low) / (high - low).clamp(min=1e-6) for x in (t, y))
+    return t.clamp(0, 1), y.clamp(0, 1)
+
+
+def hidden_pixels(
+    ids_mask: Int[Tensor, "b m"], pictures: Float[Tensor, "b c h w"], grid: tuple[int, int]
+) -> Bool[Tensor, "b 1 h w"]:
+    """True where a pixel's patch is hidden."""
+    hidden = torch.zeros(len(ids_mask), grid[0] * grid[1]).scatter(1, ids_mask, 1.0)
+    size = (int(pictures.shape[2]), int(pictures.shape[3]))
+    return F.interpolate(hidden.reshape(-1, 1, *grid), size=size, mode="nearest") > 0
+
+
+def hide(
+    pictures: Float[Tensor, "b c h w"], hidden: Bool[Tensor, "b 1 h w"], grey: float = HIDDEN
+) -> Float[Tensor, "b c h w"]:
+    """Pictures with some pixels grey."""
+    return torch.where(hidden, torch.full_like(pictures, grey), pictures)
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def show(picture: Float[Tensor, "c h w"]) -> Image.Image:
+    """A picture in 0..1 as an image of about `TILE` pixels."""
+    c, h, w = picture.shape
+    rgb = picture.expand(3, h, w) if c == 1 else torch.cat([picture[:3], picture.new_zeros(max(0, 3 - c), h, w)])
+    image = Image.fromarray((rgb * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+    times = TILE // max(h, w)
+    if times >= 1:
+        return image.resize((w * times, h * times), Image.Resampling.NEAREST)
+    return image.resize((max(1, w * TILE // max(h, w)), max(1, h * TILE // max(h, w))), Image.Resampling.LANCZOS)
+
+
+def _pair_up(cells: list[list[Cell]]) -> list[list[Cell]]:
+    """Two items a row."""
+    return [[cell for item in cells[i : i + 2] for cell in item] for i in range(0, len(cells), 2)]
+
+
+def _share(ids_mask: Int[Tensor, "b m"], grid: tuple[int, int]) -> str:
+    return f"{ids_mask.shape[1]} of {grid[0] * grid[1]}"
+
+
+def _false_colour(pictures: Float[Tensor, "b c h w"]) -> str:
+    channels = pictures.shape[1]
+    return "" if channels in (1, 3) else f" False colour: channels 1 to {min(3, channels)} of {channels}."

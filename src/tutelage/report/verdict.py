@@ -1,0 +1,278 @@
+"""What a run's numbers say, in one sentence and its reasons. A pure function of what the run wrote down.
+
+Thresholds are cautious: a bad word needs a number that no healthy run shows for long. They are assumptions, not
+measured on many runs, but for those that name a section of docs/methods.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from tutelage.monitors import UNIFORM_TOLERANCE
+
+Row = dict[str, Any]
+"""A line of a JSONL file of the run."""
+
+State = Literal["numbers", "short", "collapsed", "constant", "worse", "uniform", "plateaued", "improving", "healthy"]
+"""From the worst; the first that applies is the verdict."""
+Mark = Literal["good", "note", "bad"]
+
+MIN_STEPS, MIN_LINES = 100, 10
+"""A run of fewer steps or logged lines is too short to tell."""
+SKIPPED = 0.05
+"""Share of steps left out for non-finite numbers above which the numbers went wrong."""
+COLLAPSED_STD, COLLAPSED_RANK = 0.005, 1.05
+"""Feature standard deviation (1 is evenly spread) and RankMe (directions used) below which features are all alike. A
+healthy MAE on digits passed through 0.02 and 1.4 in its first epochs, and had 0.12 and 3.4 untrained."""
+CONSTANT, CONSTANT_NOTE = 0.9, 0.75
+"""Share of the target that a constant per position explains: nearly all of it, and much of it (methods 1.11). On digits
+it was 0.94 in an SdAE that made its encoder worse, and 0.69 with `target_norm` picture, which made it better."""
+WORSE = 0.05
+"""kNN accuracy lost since the best answer, in both last answers: no noise with a thousand held-out pictures."""
+IMPROVING, KNN_IMPROVING = 0.01, 0.005
+"""Relative fall of the loss from the last fifth but one to the last, or rise of kNN in the last third: still moving."""
+FLAT, KNN_FLAT = 0.005, 0.01
+"""Relative fall of the loss over the second half, and rise of kNN in it, below which neither moves."""
+DATA_WAIT = 0.3
+"""Share of the time spent waiting for pictures that is worth a word."""
+
+SENTENCES: dict[State, str] = {
+    "numbers": "The numbers went wrong: losses or gradients were not finite.",
+    "short": "Too short to tell whether it learns.",
+    "collapsed": "The features have collapsed: all pictures look alike to the encoder.",
+    "constant": "The target is nearly a constant per position: the loss falls, but hardly for what the pictures show.",
+    "worse": "The features are getting worse while the loss goes on.",
+    "uniform": "The label head is uniform: it tells no more than a guess among all prototypes.",
+    "plateaued": "Plateaued: the second half of the run changed next to nothing.",
+    "improving": "Healthy, and still improving.",
+    "healthy": "Healthy.",
+}
+
+
+class Reason(NamedTuple):
+    """A finding with its number, and what to do about it."""
+
+    mark: Mark
+    text: str
+    todo: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence on a run, and why."""
+
+    state: State
+    sentence: str
+    reasons: tuple[Reason, ...]
+
+    @property
+    def mark(self) -> Mark:
+        """Whether the state is good, bad or neither."""
+        if self.state in ("healthy", "improving"):
+            return "good"
+        return "note" if self.state in ("short", "plateaued") else "bad"
+
+
+def verdict(
+    metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str, Any], events: Sequence[Row]
+) -> Verdict:
+    """The verdict on a run from the lines of its metrics, monitors and events, in order of steps; all may have gaps."""
+    found: dict[State, list[Reason]] = {
+        "numbers": _numbers(metrics),
+        "collapsed": _collapsed(monitors),
+        "constant": _constant(metrics, monitors),
+        "worse": _worse(monitors),
+        "uniform": _uniform(metrics, monitors, settings),
+    }
+    progress, trend = _trend(metrics, monitors)
+    notes = [*_notes(metrics, monitors), *_events(metrics, events)]
+    broken = any(reason.mark == "bad" for reason in found["numbers"])
+    if not broken and _too_short(metrics):
+        last = int(metrics[-1]["step"]) if metrics else 0
+        text = f"{last} steps in {len(metrics)} logged lines; a verdict takes {MIN_STEPS} steps and {MIN_LINES} lines."
+        return Verdict("short", SENTENCES["short"], (Reason("note", text, "Train longer."), *found["numbers"], *notes))
+    state: State = next((s for s, reasons in found.items() if any(r.mark == "bad" for r in reasons)), progress)
+    reasons = [reason for name in found for reason in found[name]]
+    reasons.sort(key=lambda reason: ("bad", "note", "good").index(reason.mark))
+    return Verdict(state, SENTENCES[state], (*reasons, *trend, *notes))
+
+
+# --- each failure by name ---------------------------------------------------------------------------------------------
+
+
+def _numbers(metrics: Sequence[Row]) -> list[Reason]:
+    if not metrics:
+        return []
+    skipped = sum(int(row.get("skipped") or 0) for row in metrics)
+    last = metrics[-1]
+    steps = max(1, int(last["step"]))
+    todo = "Lower --optim.base-lr, set --optim.clip 1, or use --precision float32."
+    if _number(last.get("loss")) is None:
+        return [Reason("bad", f"At step {last['step']} the loss is not finite.", todo)]
+    if skipped > SKIPPED * steps:
+        return [Reason("bad", f"{skipped} of {steps} steps were left out for numbers that were not finite.", todo)]
+    return [Reason("note", f"{skipped} of {steps} steps were left out: not finite.", todo)] if skipped else []
+
+
+def _collapsed(monitors: Sequence[Row]) -> list[Reason]:
+    std, rank = _last(monitors, "feature_std"), _last(monitors, "rank_me")
+    todo = "Use the run's last good checkpoint; try a lower --optim.base-lr, or a slower teacher."
+    reasons = []
+    if std is not None:
+        bad = std < COLLAPSED_STD
+        text = f"Feature standard deviation {std:.3f}, where 1 is evenly spread and 0 is collapse."
+        reasons.append(Reason("bad" if bad else "good", text, todo if bad else ""))
+    if rank is not None:
+        bad, best = rank < COLLAPSED_RANK, max(_series(monitors, "rank_me"))
+        fallen = rank < best / 2
+        text = f"RankMe {rank:.1f}: about so many directions are used." + (f" It was {best:.1f}." if fallen else "")
+        reasons.append(Reason("bad" if bad else "note" if fallen else "good", text, todo if bad else ""))
+    return reasons
+
+
+def _constant(metrics: Sequence[Row], monitors: Sequence[Row]) -> list[Reason]:
+    share, constant = _last(monitors, "position_constant_share"), _last(monitors, "position_constant_loss")
+    if share is None or constant is None:
+        return []
+    loss = _last(monitors, "reconstruction_loss") or _last(metrics, "reconstruction")
+    text = f"A constant per position explains {share:.0%} of the target (loss {constant:.3f}"
+    text += f"; the model's is {loss:.3f})." if loss is not None else ")."
+    todo = "Standardise the target within each picture: --method.target-norm picture."
+    if share >= CONSTANT:
+        return [Reason("bad", text, todo)]
+    return [Reason("note", text, todo)] if share >= CONSTANT_NOTE else [Reason("good", text)]
+
+
+def _worse(monitors: Sequence[Row]) -> list[Reason]:
+    knn = _series(monitors, "knn_accuracy")
+    if not knn:
+        return []
+    best = max(knn)
+    if len(knn) > 3 and max(knn[-2:]) < best - WORSE:
+        text = f"kNN accuracy on held-out pictures fell from {best:.1%} to {knn[-1]:.1%}."
+        return [Reason("bad", text, "Stop earlier or take an earlier checkpoint; try a lower --optim.base-lr.")]
+    text = f"kNN accuracy on held-out pictures {knn[-1]:.1%}"
+    text += f", from {knn[0]:.1%} at the first answer." if len(knn) > 1 else "."
+    return [Reason("note" if knn[-1] < knn[0] - KNN_FLAT else "good", text)]
+
+
+def _uniform(metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str, Any]) -> list[Reason]:
+    method = settings.get("method")
+    head = method.get("head") if isinstance(method, dict) else None
+    prototypes = _number(head.get("prototypes")) if isinstance(head, dict) else None
+    if not prototypes or prototypes < 2:
+        return []
+    chance, reasons = math.log(prototypes), []
+    for kind in ("class", "patch"):
+        recent = _part(_series(metrics, kind), 0.75, 1)
+        if not recent:
+            continue
+        loss = median(recent)
+        bad = loss > chance - UNIFORM_TOLERANCE
+        where = f"{chance - loss:.2f} below" if loss < chance else f"{loss - chance:.2f} above"
+        text = (
+            f"The {kind} label loss is {loss:.3f}, {where} the {chance:.3f} = ln {prototypes:.0f} of a uniform guess."
+        )
+        todo = "Train longer, use fewer --method.head.prototypes, or --method.head.in-norm." if bad else ""
+        divergence = _last(monitors, f"{kind}_kl")
+        if bad and divergence is not None and divergence < UNIFORM_TOLERANCE:
+            text += f" The teacher's labels are as flat: the loss is {divergence:.3f} above their entropy."
+            todo = "Sharpen the labels with a lower --method.teacher-temperature.end, or use fewer --method.head.prototypes."
+        reasons.append(Reason("bad" if bad else "good", text, todo))
+    return reasons
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def _trend(metrics: Sequence[Row], monitors: Sequence[Row]) -> tuple[State, list[Reason]]:
+    """Whether the run still moved at its end. A moving target's loss may rise while features improve: kNN decides."""
+    losses, knn = _series(metrics, "loss"), _series(monitors, "knn_accuracy")
+    if len(losses) < MIN_LINES:
+        return "healthy", []
+    end = median(_part(losses, 0.8, 1))
+    late, half = _fall(median(_part(losses, 0.6, 0.8)), end), _fall(median(_part(losses, 0.4, 0.6)), end)
+    knn_late = knn[-1] - max(_part(knn, 0, 2 / 3), default=knn[-1]) if len(knn) >= 6 else 0.0
+    knn_half = knn[-1] - max(_part(knn, 0, 0.5), default=knn[-1]) if len(knn) >= 4 else 0.0
+    text = f"Over the last fifth of the run the loss {_moved(late)} to {end:.4f}"
+    text += (
+        f", and kNN {'rose' if knn_late >= 0 else 'fell'} by {abs(knn_late):.1%} in the last third."
+        if knn_late
+        else "."
+    )
+    if late > IMPROVING or knn_late > KNN_IMPROVING:
+        return "improving", [Reason("good", text, "More --epochs are likely worth it.")]
+    if half < FLAT and knn_half < KNN_FLAT:
+        todo = "More epochs alone will not help: evaluate it, or try more pictures, a larger encoder or another rate."
+        return "plateaued", [Reason("note", text, todo)]
+    return "healthy", [Reason("good", text)]
+
+
+def _fall(before: float, after: float) -> float:
+    return (before - after) / max(abs(before), 1e-12)
+
+
+def _moved(fall: float) -> str:
+    return "stayed close" if abs(fall) < 0.0005 else f"{'fell' if fall > 0 else 'rose'} by {abs(fall):.1%}"
+
+
+# --- worth a word -----------------------------------------------------------------------------------------------------
+
+
+def _notes(metrics: Sequence[Row], monitors: Sequence[Row]) -> list[Reason]:
+    notes = []
+    wait = _part(_series(metrics, "data_wait"), 0.5, 1)
+    if wait and median(wait) > DATA_WAIT:
+        text = f"Training waits for pictures {median(wait):.0%} of the time."
+        notes.append(Reason("note", text, "Use more --workers, or make large pictures smaller beforehand."))
+    matches = _last(monitors, "distinct_matches")
+    if matches is not None and matches < 0.1:
+        text = f"Student tokens match only {matches:.0%} of a picture's teacher tokens (random features match 63 %)."
+        notes.append(Reason("note", text, "Few teacher tokens serve as hubs; try --method.match-norm standardise."))
+    return notes
+
+
+def _events(metrics: Sequence[Row], events: Sequence[Row]) -> list[Reason]:
+    kinds = [event.get("event") for event in events]
+    notes = []
+    if kinds.count("resumed"):
+        notes.append(Reason("note", f"The run was resumed {_times(kinds.count('resumed'))}."))
+    if kinds and "finished" not in kinds and metrics:
+        text = f"The run is not finished: its last logged step is {metrics[-1]['step']}."
+        notes.append(Reason("note", text, "The same command goes on with it."))
+    if "damaged_checkpoint" in kinds:
+        text = f"Damaged checkpoints were passed over {_times(kinds.count('damaged_checkpoint'))}."
+        notes.append(Reason("note", text, "Check the disk."))
+    return notes
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _too_short(metrics: Sequence[Row]) -> bool:
+    return len(metrics) < MIN_LINES or int(metrics[-1]["step"]) < MIN_STEPS
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or nothing."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _series(rows: Sequence[Row], name: str) -> list[float]:
+    return [value for row in rows if (value := _number(row.get(name))) is not None]
+
+
+def _last(rows: Sequence[Row], name: str) -> float | None:
+    return next(iter(_series(rows, name)[::-1]), None)
+
+
+def _part(values: Sequence[float], start: float, end: float) -> list[float]:
+    """The values from one share of the way to another."""
+    n = len(values)
+    return list(values[math.floor(start * n) : math.ceil(end * n)])

@@ -1,0 +1,300 @@
+"""Encoder weights, wherever they lie: in a run, a checkpoint, a timm folder or a file, or with timm itself.
+
+Whatever the source, they come back as tensors under timm's names with what is known about their model. Files are read as
+tensors and nothing else: safetensors, or `torch.load` with `weights_only`, in the one place of the project that calls it.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError  # the exception alone: what torch.load raises for a file that is more than tensors
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from tutelage.data.index import Statistics
+from tutelage.encoder import BackboneSettings, pair
+from tutelage.errors import CheckpointError, nearest
+
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PATCHES = "patch_embed.proj.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Tensors of an encoder, and what is known about it."""
+
+    origin: str
+    tensors: dict[str, Tensor]
+    """By timm's names; a file from elsewhere may hold other networks' among them."""
+    others: tuple[str, ...] = ()
+    """Names of tensors that certainly belong to another network."""
+    architecture: str | None = None
+    """The timm model, None where the source does not say."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What `timm.create_model` needs besides, to build the same shapes."""
+    statistics: Statistics | None = None
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the pictures, None where there is no patch embedding."""
+        return self.tensors[_PATCHES].shape[1] if _PATCHES in self.tensors else None
+
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of patches, square where the source does not say, None where they cannot be."""
+        if "img_size" in self.arguments and _PATCHES in self.tensors:
+            (height, width), patch = _pair(self.arguments["img_size"]), self.tensors[_PATCHES].shape[-2:]
+            return height // patch[0], width // patch[1]
+        count = self.tensors["pos_embed"].shape[1] if "pos_embed" in self.tensors else 0
+        side = math.isqrt(count)  # with the class token n^2 + 1, without it n^2
+        return (side, side) if count - side * side in (0, 1) else None
+
+
+def read_weights(where: str, teacher: str | None = None) -> Weights:
+    """The weights that `where` names: a run, a checkpoint, a timm folder, a weights file, or `timm:NAME`.
+
+    `teacher` names a teacher to read in place of the student.
+
+    Raises:
+        CheckpointError: not there, damaged, without an encoder, or with numbers that are not finite.
+
+    """
+    weights = _read(where, teacher)
+    bad = [name for name, tensor in weights.tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise CheckpointError(
+            "K-17",
+            f"{weights.origin} holds numbers that are not finite, in {_some(bad)}.",
+            todo="Use an earlier checkpoint.",
+        )
+    return weights
+
+
+def _read(where: str, teacher: str | None) -> Weights:
+    path = Path(where).expanduser()
+    if where.startswith("timm:") or (path / "config.json").is_file():
+        if teacher is not None:
+            raise CheckpointError("K-04", f"{where} has no teacher '{teacher}': it holds one encoder.")
+        return _from_timm(where[5:]) if where.startswith("timm:") else _from_timm_folder(path)
+    if path.is_file():
+        return _from_file(path, teacher)
+    if (path / "MANIFEST.json").is_file():
+        return _from_checkpoint(path.resolve(), teacher)
+    if (path / "settings.json").is_file():
+        return _from_run(path, teacher)
+    if path.is_dir():
+        raise CheckpointError(
+            "K-03",
+            f"{path} is no encoder.",
+            "It has neither config.json (timm folder), nor MANIFEST.json (checkpoint), nor settings.json (run).",
+        )
+    hint = f"Did you mean 'timm:{where}'?" if timm.is_model(where.partition(".")[0]) else "Check the path."
+    raise CheckpointError("K-02", f"there is no file or folder {where}.", todo=hint)
+
+
+def _from_run(path: Path, teacher: str | None) -> Weights:
+    """Its exported encoder, or while it is not finished its newest whole checkpoint."""
+    folder = path / ("encoder" if teacher is None else f"encoder-{teacher}")
+    if (folder / "config.json").is_file():
+        return _from_timm_folder(folder)
+    found = sorted((path / "checkpoints").glob("step-[0-9]*/MANIFEST.json"), key=lambda file: int(file.parent.name[5:]))
+    if not found:
+        raise CheckpointError(
+            "K-03", f"the run {path} has no encoder and no checkpoint yet.", todo="Let it go on for a while."
+        )
+    return _from_checkpoint(found[-1].parent.resolve(), teacher)
+
+
+def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
+    run = path.parent.parent
+    with _reading(path):
+        expected = _json(path / "MANIFEST.json")["files"]["model.safetensors"]
+        data = (path / "model.safetensors").read_bytes()
+        if len(data) != expected["size"]:
+            raise ValueError(f"model.safetensors has {len(data):,} of {expected['size']:,} bytes")
+        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+            raise ValueError("model.safetensors does not have the hash it was written with")
+        tensors = load(data)
+    with _reading(run):
+        backbone = BackboneSettings.model_validate(_json(run / "settings.json")["backbone"])
+        known = _json(run / "data.json")
+        statistics = Statistics(tuple(known["mean"]), tuple(known["std"]))
+    taken, others = _encoder_of(tensors, teacher, str(path))
+    arguments = {**backbone_arguments(backbone), "in_chans": len(statistics.mean)}
+    return Weights(str(path), taken, others, backbone.name, arguments, statistics)
+
+
+def backbone_arguments(backbone: BackboneSettings) -> dict[str, Any]:
+    """What `timm.create_model` needs besides the name, to build a run's backbone."""
+    sizes = {"embed_dim": backbone.width, "depth": backbone.depth, "num_heads": backbone.heads}
+    given = {**sizes, "patch_size": backbone.patch_size}
+    return {"img_size": backbone.size, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _from_timm_folder(path: Path) -> Weights:
+    if not (path / "model.safetensors").is_file():
+        raise CheckpointError(
+            "K-03",
+            f"{path} has no model.safetensors.",
+            "Other files could run code when they are read.",
+            "Convert it with timm.",
+        )
+    with _reading(path):
+        config = _json(path / "config.json")
+        tensors = load_file(path / "model.safetensors")
+        pretrained = config.get("pretrained_cfg", config)
+        arguments = {name: value for name, value in config.get("model_args", {}).items() if name != "num_classes"}
+        channels = tensors[_PATCHES].shape[1] if _PATCHES in tensors else 3
+        return Weights(
+            str(path),
+            tensors,
+            architecture=str(config["architecture"]),
+            arguments={
+                "img_size": tuple(pretrained.get("input_size", (3, 224, 224))[1:]),
+                **arguments,
+                "in_chans": channels,
+            },
+            statistics=_statistics(pretrained, channels),
+        )
+
+
+def _statistics(pretrained: dict[str, Any], channels: int) -> Statistics:
+    """Those of a timm configuration; their average for every channel where their number is another."""
+    mean, std = (tuple(pretrained.get(name) or given) for name, given in IMAGENET._asdict().items())
+    if len(mean) == len(std) == channels:
+        return Statistics(mean, std)
+    return Statistics((sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels)
+
+
+def _from_timm(name: str) -> Weights:
+    """Timm's own pretrained weights: the only source that may use the network."""
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        raise CheckpointError(
+            "K-02", f"timm has no model '{base}'.", todo=nearest(base, timm.list_models("*vit*patch*"))
+        )
+    try:
+        vit = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            "K-05",
+            f"timm:{name} has no weights here ({reason}).",
+            "They are neither in the cache nor did timm find them over the network.",
+            "Connect once, or copy a folder with config.json and model.safetensors here and name that, or choose from "
+            "timm.list_pretrained('vit_*').",
+        ) from error
+    check_class_token(vit, name)
+    channels = int(vit.patch_embed.proj.in_channels)
+    arguments = {"img_size": tuple(vit.patch_embed.img_size), "in_chans": channels}
+    return Weights(f"timm:{name}", vit.state_dict(), (), base, arguments, _statistics(vit.pretrained_cfg, channels))
+
+
+def check_class_token(model: nn.Module, name: str) -> None:
+    """Refuse what has no class token and patch tokens to evaluate, or no patch embedding that is one convolution."""
+    plain = isinstance(model, VisionTransformer) and isinstance(model.patch_embed.proj, nn.Conv2d)
+    if not plain or model.cls_token is None:
+        raise CheckpointError(
+            "K-06",
+            f"'{name}' is no plain timm VisionTransformer with a class token (it is a {type(model).__name__}).",
+            todo="Use a ViT such as vit_base_patch16_224.mae.",
+        )
+
+
+def _from_file(path: Path, teacher: str | None) -> Weights:
+    """A file of tensors: an official MAE, SdAE or RC-MAE checkpoint, or any safetensors."""
+    with _reading(path):
+        loaded = load_file(path) if path.suffix == ".safetensors" else _load_tensors_only(path)
+        if not isinstance(loaded, dict):
+            raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by name")
+    tensors: dict[str, Tensor] = {}
+    for name, value in loaded.items():  # networks lie one level down: {"model": {...}, "optimizer": ..., "args": ...}
+        inner = (
+            {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {str(name): value}
+        )
+        tensors |= {key: part for key, part in inner.items() if isinstance(part, Tensor) and part.is_floating_point()}
+    taken, others = _encoder_of(tensors, teacher, str(path))
+    published = "decoder_pred.weight" in taken and taken[_PATCHES].shape[1] == 3
+    return Weights(str(path), taken, others, statistics=IMAGENET if published else None)
+
+
+def _load_tensors_only(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            "K-13",
+            f"{path} is no plain file of tensors, and was not run.",
+            "Such a file can execute code when it is read.",
+            "Save its state dict with safetensors, where you trust it.",
+        ) from error
+
+
+def _encoder_of(
+    tensors: dict[str, Tensor], teacher: str | None, origin: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of one encoder without their prefix, and the names of the rest.
+
+    A prefix is what stands before a patch embedding; the student's is the shortest ("", "module.", "student.").
+    """
+    prefixes = sorted(
+        (name.removesuffix(_PATCHES) for name in tensors if name.endswith(_PATCHES)), key=lambda p: (len(p), p)
+    )
+    if teacher is None:
+        chosen = prefixes[:1]
+    else:
+        chosen = [prefix for prefix in prefixes if prefix.split(".")[0] in (teacher, f"model_{teacher}")]
+    if not chosen:
+        if teacher is not None and prefixes:
+            raise CheckpointError("K-04", f"{origin} has no teacher '{teacher}'.", todo=_offer(teacher, prefixes))
+        raise CheckpointError(
+            "K-31",
+            f"{origin} has no encoder: none of its {len(tensors)} tensors is a patch embedding.",
+            todo="Check --init.",
+        )
+    n = len(chosen[0])
+    taken = {name[n:]: tensor for name, tensor in tensors.items() if name.startswith(chosen[0])}
+    return taken, tuple(name for name in tensors if not name.startswith(chosen[0]))
+
+
+def _offer(teacher: str, prefixes: list[str]) -> str:
+    names = [prefix.split(".")[0].removeprefix("model_") for prefix in prefixes[1:]]
+    return nearest(teacher, names) if names else "It holds one encoder only."
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while reading `path` is told as damage to it."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        missing = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            "K-10", f"{path} is damaged: {missing}.", todo="Use another checkpoint or a fresh copy."
+        ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds a {type(values).__name__}")
+    return values
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return pair(size if isinstance(size, int) else (int(size[0]), int(size[1])))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,134 @@
+"""A run that is killed and started again ends with the bits of a run that was not (oracles 49, 50)."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from small_runs import tiny
+from tutelage.engine.checkpoint import checkpoint_folders, load_newest
+from tutelage.engine.pretrain import pretrain
+from tutelage.errors import CheckpointError, SettingsError
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["tutelage.engine.pretrain", "tutelage.methods.pseudomae"])
+STEPS = 60
+
+
+def settings(**changes: Any) -> Any:
+    return tiny(
+        "pseudomae", **{"steps": STEPS, "save_steps": 4, "monitors": 0, "backbone": {"drop_path": 0.1}, **changes}
+    )
+
+
+def run(out: Path, **changes: Any) -> None:
+    pretrain(settings(**changes), out, quiet=True)
+
+
+def fingerprint(out: Path) -> dict[str, str]:
+    """Hash of every tensor of the last checkpoint: weights, both teachers, optimizer."""
+    folder = checkpoint_folders(out / "checkpoints")[0]
+    assert folder.name == f"step-{STEPS:08d}"
+    tensors = load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
+    assert any(name.startswith("reconstruction_teacher.") for name in tensors)
+    assert any(name.startswith("labelling_teacher.") for name in tensors)
+    assert any(name.endswith("/exp_avg_sq") for name in tensors)
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    process = FORKSERVER.Process(target=run, args=(out,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return out
+
+
+def last_step(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+@pytest.mark.parametrize("trial", range(5))
+def test_kill_9_at_a_random_step_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path, trial: int) -> None:
+    """Oracle 50, by SIGKILL."""
+    rng = random.Random(trial)
+    out, kill_at = tmp_path / "run", rng.randint(2, STEPS - 5)
+    process = FORKSERVER.Process(target=run, args=(out,))
+    process.start()
+    while last_step(out) < kill_at:
+        time.sleep(0.001)
+        assert process.is_alive(), "the run ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert last_step(out) < STEPS
+
+    process = FORKSERVER.Process(target=run, args=(out,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert fingerprint(out) == fingerprint(uninterrupted)
+    losses = [
+        [json.loads(line)["loss"] for line in (o / "metrics.jsonl").read_text().splitlines()]
+        for o in (out, uninterrupted)
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == STEPS
+
+
+def test_a_truncated_or_flipped_checkpoint_is_found_and_the_older_one_used(uninterrupted: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(uninterrupted, copy)
+    newest, older = checkpoint_folders(copy / "checkpoints")
+    data = bytearray((newest / "model.safetensors").read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / "model.safetensors").write_bytes(data)
+    checkpoint, wrong = load_newest(copy / "checkpoints")
+    assert checkpoint is not None and checkpoint.path == older
+    assert "hash" in wrong[0]
+    (older / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="K-11"):
+        load_newest(copy / "checkpoints")
+
+
+def test_the_same_settings_on_a_finished_run_change_nothing(uninterrupted: Path) -> None:
+    before = fingerprint(uninterrupted)
+    run(uninterrupted, workers=2)
+    assert fingerprint(uninterrupted) == before
+
+
+def test_other_settings_are_refused_and_named(uninterrupted: Path) -> None:
+    with pytest.raises(SettingsError, match=r"C-12.*seed was 0, is 1"):
+        run(uninterrupted, seed=1)
+
+
+def test_worker_threads_do_not_change_a_bit(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = FORKSERVER.Process(target=run, args=(out,), kwargs={"workers": 3})
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert fingerprint(out) == fingerprint(uninterrupted)
+
+
+def test_a_checkpoint_of_another_size_is_refused_with_the_tensors(uninterrupted: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(uninterrupted, copy)
+    (copy / "settings.json").unlink()
+    with pytest.raises(CheckpointError, match=r"K-30.*expected"):
+        run(copy, backbone={"drop_path": 0.1, "width": 32})

@@ -1,0 +1,436 @@
+"""PseudoMAE as a whole: oracles 5 and 40 to 46, and the switches A5, A8, A9, A11, A12, A13, A18 and A21 on values."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from equations import formulas
+from equations.formulas import Array
+from equations.tiny import (
+    DECODER,
+    DEPTH,
+    HEAD,
+    HEADS,
+    HIDDEN,
+    PATCH,
+    PATCHES,
+    START,
+    VISIBLE,
+    batch,
+    build,
+    disturbed,
+    gradients,
+    pseudomae,
+    sdae,
+)
+from tutelage.batch import Batch
+from tutelage.clock import Clock, CosineMomentum
+from tutelage.decoder import DecoderSettings
+from tutelage.encoder import BackboneSettings, build_vit
+from tutelage.errors import SettingsError
+from tutelage.losses import soft_cross_entropy
+from tutelage.masking import random_mask
+from tutelage.method import Method
+from tutelage.methods.pseudomae import PseudoMAESettings
+from tutelage.teacher import TeacherSettings
+
+SIZE = {"patch": PATCH, "depth": DEPTH, "heads": HEADS}
+
+
+def head(x: Array, module: torch.nn.Module, kind: str) -> Array:
+    """Logits of rows, by whichever trunk and prototypes are that kind's."""
+    w = formulas.weights_of(module)
+    if module.in_norm:
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    last = kind == "patch"
+    trunk = int(last and "trunks.1.0.weight" in w)
+    return formulas.head(x, w, trunk, int(last and "prototypes.1.weight" in w))
+
+
+def folded(picture: Array, ids: Array, w: formulas.Weights, folds: int) -> tuple[Array, Array]:
+    """The class token of each fold, and the tokens of all folds."""
+    each = [formulas.encode(picture, fold, w, **SIZE) for fold in ids.reshape(folds, -1)]
+    return np.stack([one[0] for one in each]), np.concatenate([one[1:] for one in each])
+
+
+def labels_of(logits: list[Array], temperature: float, scope: str, folds: int) -> Array:
+    """Assignments of the tokens [b, t, m] of all pictures, balanced together or fold by fold."""
+    x = np.stack(logits)
+    b, t, m = x.shape
+    if scope != "per_fold":
+        return formulas.sinkhorn(x.reshape(-1, m), temperature).reshape(b, t, m)
+    parts = [formulas.sinkhorn(part.reshape(-1, m), temperature) for part in np.split(x, folds, axis=1)]
+    return np.concatenate([part.reshape(b, t // folds, m) for part in parts], axis=1)
+
+
+def reference(method: Method, one: Batch, clock: Clock) -> dict[str, float]:
+    """L_m, L_c and L_p of methods 1.5, one picture, token and fold at a time."""
+    s = method.settings
+    student, decoder = formulas.weights_of(method.student), formulas.weights_of(method.decoder)
+    labelling = formulas.weights_of(method.labelling_teacher.encoder)
+    dual = s.teacher_mode == "dual"
+    rebuilding = formulas.weights_of(method.reconstruction_teacher.encoder) if dual else labelling
+    teachers_head = method.labelling_teacher["head"] if s.head_teacher == "ema" else method.head
+    ramp = min(30, 0.1 * clock.total_steps * clock.batch_size / clock.num_pictures)
+    temperature = 0.04 + 0.03 * min(1, clock.step * clock.batch_size / clock.num_pictures / ramp)
+
+    y, y_cls, e, cls_logits, patch_logits, cosines = [], [], [], [], [], []
+    for row in range(len(one.labels)):
+        simple = one.views[0][row].numpy()
+        view = simple if s.teacher_mode == "single" else one.views[1][row].numpy()
+        order, other = (np.argsort(keys[row].numpy()) for keys in one.keys)
+        keep, hide = order[:VISIBLE], order[VISIBLE:]
+        z = formulas.encode(simple, keep, student, **SIZE)
+        out = formulas.decode(z, keep, decoder, num_patches=PATCHES, depth=2, heads=4)
+        y.append(out[1:][hide])
+        y_cls.append(out[0] if s.class_source == "decoder" else z[0])
+        target = formulas.standardise(folded(simple, hide, rebuilding, s.folds)[1])
+        cosines += [formulas.cosine(y[-1][i], target[i]) for i in range(HIDDEN)]
+        ids = {"same": hide, "independent": other[VISIBLE:], "unmasked": np.arange(PATCHES)}[s.label_mask]
+        e_cls, e_patches = folded(view, ids, labelling, s.label_folds)
+        e.append(e_patches)
+        cls_logits.append(head(e_cls, teachers_head, "class"))
+        patch_logits.append(head(e_patches, teachers_head, "patch"))
+
+    c = labels_of(cls_logits, temperature, s.sinkhorn_scope, s.label_folds)
+    p = labels_of(patch_logits, temperature, s.sinkhorn_scope, s.label_folds)
+    class_costs, patch_costs = [], []
+    for row in range(len(y)):
+        own = head(y_cls[row][None], method.head, "class")[0]
+        class_costs += [formulas.cross_entropy(own, label, 0.1) for label in c[row]]
+        for token, logits in zip(y[row], head(y[row], method.head, "patch"), strict=True):
+            j = np.argmax([formulas.cosine(token, candidate) for candidate in e[row]])
+            patch_costs.append(formulas.cross_entropy(logits, p[row][j], 0.1))
+    return {"reconstruction": 1 - np.mean(cosines), "class": np.mean(class_costs), "patch": np.mean(patch_costs)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"label_folds": 1},  # Table 9's normal clustering
+        {"folds": 1, "label_folds": 2},
+        {"label_mask": "independent"},  # A5
+        {"label_mask": "unmasked", "label_folds": 1},
+        {"class_source": "encoder"},  # A8
+        {"head_teacher": "student"},  # A11
+        {"sinkhorn_scope": "per_fold"},  # A13
+        {"teacher_mode": "single"},  # A21
+        {"teacher_mode": "single-two-forwards"},
+        {"teacher_mode": "single", "label_mask": "independent"},
+        {"teacher_mode": "single", "label_folds": 1},
+        {"head": HEAD.model_copy(update={"prototypes": 12, "share": "shared_trunk"})},  # A9
+        {"head": HEAD.model_copy(update={"prototypes": 12, "share": "separate"})},
+        {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": True})},  # A12
+    ],
+    ids=lambda changes: ", ".join(f"{k} {v}" for k, v in changes.items() if k != "head") or None,
+)
+def test_the_three_losses_equal_the_papers_equations(changes: dict[str, Any]) -> None:
+    """Equations 1, 3 and 4 as methods 1.5 reads them; oracle 42 with one fold."""
+    method = build(pseudomae(**changes))
+    data = batch(method)
+    out = method(data, START)
+    for name, value in reference(method, data["train"], START).items():
+        assert out.parts[name].item() == pytest.approx(value, abs=1e-9), name
+
+
+@pytest.mark.parametrize("step", [0, 1, 6])
+def test_the_labels_grow_softer_as_the_temperature_rises(step: int) -> None:
+    """A18: 0.04 at first, 0.065 one step into a ramp of 0.4 epochs of 3 steps, 0.07 after it."""
+    method = build(pseudomae())
+    data = batch(method)
+    clock = replace(START, step=step, updates=step)
+    out = method(data, clock)
+    assert out.parts["patch"].item() == pytest.approx(reference(method, data["train"], clock)["patch"], abs=1e-9)
+    if step:
+        sharper = method(data, START).seen["patch_labels"].max(-1).values.mean()
+        assert out.seen["patch_labels"].max(-1).values.mean() < sharper
+
+
+def test_every_choice_of_a_switch_gives_another_loss() -> None:
+    def losses(**changes: Any) -> tuple[float, ...]:
+        torch.manual_seed(0)
+        method = build(pseudomae(**changes))
+        return tuple(part.item() for part in method(batch(method), START).parts.values())
+
+    choices = [
+        {},
+        {"cos_axis": "token"},  # A1
+        {"target_norm": "picture"},  # A3
+        {"label_mask": "independent"},  # A5
+        {"class_source": "encoder"},  # A8
+        {"head_teacher": "student"},  # A11
+        {"sinkhorn_scope": "per_fold"},  # A13
+        {"sinkhorn_scope": "positionwise"},
+        {"match_scope": "same_fold"},  # A15
+        {"match_scope": "per_fold"},
+        {"match_feature": "logits"},  # A16
+        {"teacher_temperature": {"start": 0.05, "end": 0.05, "epochs": 0}},  # A18
+        {"teacher_mode": "single-two-forwards"},  # A21
+        {"teacher_mode": "single"},
+        {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": True})},  # A12
+    ]
+    assert len({losses(**choice) for choice in choices}) == len(choices)
+
+
+# --- what each network sees -------------------------------------------------------------------------------------------
+
+
+def seen_after(method: Method, data: dict[str, Batch], view: int, ids: Tensor) -> dict[str, Tensor]:
+    """What the method saw when the patches `ids` of one view were disturbed."""
+    one = data["train"]
+    views = tuple(disturbed(x, ids) if i == view else x for i, x in enumerate(one.views))
+    return method({"train": replace(one, views=views)}, START).seen
+
+
+@pytest.mark.parametrize(("label_mask", "folds"), [("same", 3), ("independent", 3), ("unmasked", 1)])
+def test_the_labelling_teacher_sees_the_patches_that_the_setting_says(label_mask: str, folds: int) -> None:
+    """Oracle 5 and A5: by which pixels of the complex view can change the labels."""
+    method = build(pseudomae(label_mask=label_mask, label_folds=folds))
+    data = batch(method)
+    own, other = (random_mask(keys, 0.75) for keys in data["train"].keys)
+    before = method(data, START).seen["patch_labels"]
+
+    def matters(ids: Tensor) -> bool:
+        return not torch.equal(before, seen_after(method, data, 1, ids)["patch_labels"])
+
+    expected = {"same": (False, True, True), "independent": (True, True, False), "unmasked": (True, True, True)}
+    assert (matters(own.ids_keep), matters(own.ids_mask), matters(other.ids_keep)) == expected[label_mask]
+
+
+def test_student_and_reconstruction_teacher_share_a_mask_on_the_simple_view() -> None:
+    """Oracle 5."""
+    method = build(pseudomae())
+    data = batch(method)
+    mask, before = random_mask(data["train"].keys[0], 0.75), method(data, START).seen
+    assert torch.equal(before["ids_mask"], mask.ids_mask)
+    for ids, moved in ((mask.ids_keep, "prediction"), (mask.ids_mask, "target")):
+        after = seen_after(method, data, 0, ids)
+        changed = {
+            name for name in ("prediction", "target", "patch_labels") if not torch.equal(before[name], after[name])
+        }
+        assert changed == {moved}
+    after = seen_after(method, data, 1, mask.ids_mask)
+    assert torch.equal(before["prediction"], after["prediction"])
+    assert torch.equal(before["target"], after["target"])
+
+
+@pytest.mark.parametrize(("mode", "looks"), [("dual", True), ("single-two-forwards", True), ("single", False)])
+def test_only_a_single_pass_ignores_the_complex_view(mode: str, looks: bool) -> None:
+    """A21."""
+    method = build(pseudomae(teacher_mode=mode))
+    data = batch(method)
+    before = method(data, START).seen["class_labels"]
+    after = seen_after(method, data, 1, torch.arange(PATCHES).expand(2, -1))["class_labels"]
+    assert torch.equal(before, after) != looks
+    expected = {"labelling_teacher", "reconstruction_teacher"} if mode == "dual" else {"labelling_teacher"}
+    assert set(method.teachers) == expected
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def train(method: Method, steps: int) -> list[Tensor]:
+    """The losses of some steps of AdamW; the teachers move as they should. Three steps are an epoch."""
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.05)
+    clock, losses = START, []
+    method.train()
+    torch.manual_seed(7)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = method(batch(method, seed=1 + step), clock).loss
+        loss.backward()
+        optimizer.step()
+        clock = clock.tick()
+        method.after_step(clock)
+        losses.append(loss.detach())
+    return losses
+
+
+def begun(settings: Any, **backbone: Any) -> Method:
+    """A fresh method, initialised from the same seed."""
+    torch.manual_seed(3)
+    return build(settings, trained=False, **backbone)
+
+
+def test_without_label_losses_pseudomae_is_sdae_bit_for_bit() -> None:
+    """Oracle 40: losses, then weights and teacher after an epoch and two steps, with drop path on."""
+    ours = begun(pseudomae(class_weight=0, patch_weight=0), drop_path=0.3)
+    theirs = begun(sdae(), drop_path=0.3)
+    start = {name: p.clone() for name, p in ours.state_dict().items()}
+    first = [gradients(m.eval(), m(batch(m), START).loss) for m in (ours, theirs)]
+    assert first[0].keys() == first[1].keys()
+    assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])
+    losses = [train(method, 5) for method in (ours, theirs)]
+    assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1]))
+    end, other = ours.state_dict(), theirs.state_dict()
+    assert end.keys() == other.keys()
+    assert all(torch.equal(end[name], other[name]) for name in end)
+    assert int(end["reconstruction_teacher.num_moves"]) == 1
+    moved = [name for name in end if not torch.equal(end[name], start[name])]
+    assert any(name.startswith("student.") for name in moved)
+    assert any(name.startswith("reconstruction_teacher.nets") for name in moved)
+
+
+def test_labels_consume_none_of_the_students_random_numbers() -> None:
+    """Oracle 40: with drop path on, the student's prediction is the same with and without labels."""
+    seen, states = [], []
+    for weight in (0.0, 1.0):
+        method = begun(pseudomae(class_weight=weight, patch_weight=weight), drop_path=0.5).train()
+        torch.manual_seed(11)
+        seen.append(method(batch(method), START).seen["prediction"])
+        states.append(torch.get_rng_state())
+    assert torch.equal(*seen)
+    assert torch.equal(*states)
+
+
+def test_two_equal_teachers_are_one() -> None:
+    """Oracle 43: the same view, beginning, cadence and momentum: disentangled is single."""
+    teacher = TeacherSettings(every="step", momentum=CosineMomentum(start=0.9, end=1.0))
+    same = {"reconstruction_teacher": teacher, "labelling_teacher": teacher}
+    losses, ends = [], []
+    for mode in ("dual", "single"):
+        method = begun(pseudomae(teacher_mode=mode, **same))
+        optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+        clock = START
+        for step in range(4):
+            one = batch(method, seed=1 + step)["train"]
+            twice = replace(one, views=(one.views[0],) * 2)
+            loss = method({"train": twice}, clock).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            clock = clock.tick()
+            method.after_step(clock)
+            losses.append(loss.item())
+        ends.append(method)
+    np.testing.assert_allclose(losses[:4], losses[4:], rtol=0, atol=1e-12)
+    assert len(set(losses)) == 4
+    dual = ends[0]
+    pairs = zip(
+        dual.reconstruction_teacher.encoder.parameters(), dual.labelling_teacher.encoder.parameters(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_only_the_labelling_teacher_has_a_head() -> None:
+    """Oracle 44."""
+    method = build(pseudomae())
+    assert set(method.reconstruction_teacher.nets) == {"encoder"}
+    assert set(method.labelling_teacher.nets) == {"encoder", "head"}
+    assert set(build(pseudomae(head_teacher="student")).labelling_teacher.nets) == {"encoder"}
+    trainable = {name.split(".")[0] for name, p in method.named_parameters() if p.requires_grad}
+    assert trainable == {"student", "decoder", "head"}
+
+
+def test_the_labelling_teachers_head_follows_the_students() -> None:
+    """A11."""
+    method = build(pseudomae(labelling_teacher={"every": "step", "momentum": {"start": 0.25, "end": 0.25}}))
+    teacher, student = method.labelling_teacher["head"].prototypes[0].weight, method.head.prototypes[0].weight
+    expected = 0.25 * teacher.detach() + 0.75 * student.detach()
+    method.after_step(START.tick())
+    torch.testing.assert_close(teacher.detach(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("head_teacher", ["ema", "student"])
+def test_labels_are_constants_to_the_gradient(head_teacher: str) -> None:
+    """Oracle 44, A11: the head learns from the student's side only, even where it also makes the labels."""
+    method = build(pseudomae(head_teacher=head_teacher, class_weight=0))
+    out = method(batch(method), START)
+    seen = out.seen
+    labels = torch.stack([seen["patch_labels"][b, seen["nearest"][b, :, 0]] for b in range(2)])
+    alone = soft_cross_entropy(method.head(seen["prediction"], "patch"), labels, 0.1)
+    weights = list(method.head.parameters())
+    found, expected = (torch.autograd.grad(loss, weights, retain_graph=True) for loss in (out.loss, alone))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+        assert a.abs().max() > 0
+
+
+def test_the_loss_is_the_weighted_sum_and_each_weight_scales_its_own_gradient() -> None:
+    """Oracle 45."""
+    weights = {"reconstruction": 0.7, "class": 0.3, "patch": 1.9}
+    method = build(pseudomae(**{f"{name}_weight": weight for name, weight in weights.items()}))
+    data = batch(method)
+    out = method(data, START)
+    value = sum(weights[name] * part.item() for name, part in out.parts.items())
+    assert out.loss.item() == pytest.approx(value, abs=1e-12)
+    whole = gradients(method, out.loss)
+    for dropped in weights:
+        changes = {f"{name}_weight": 0.0 if name == dropped else weight for name, weight in weights.items()}
+        other = build(pseudomae(**changes))
+        other.load_state_dict(method.state_dict(), strict=False)
+        less = gradients(other, other(data, START).loss)
+        part = gradients(method, out.parts[dropped])
+        for name, grad in whole.items():
+            removed = weights[dropped] * part.get(name, torch.zeros(()))
+            torch.testing.assert_close(less.get(name, torch.zeros_like(grad)), grad - removed, rtol=0, atol=1e-10)
+
+
+def test_without_reconstruction_the_decoder_learns_from_the_labels() -> None:
+    """Oracle 41."""
+    method = build(pseudomae(reconstruction_weight=0))
+    out = method(batch(method), START)
+    assert set(out.parts) == {"class", "patch"}
+    found = gradients(method, out.loss)
+    reached = {name for name, grad in found.items() if grad.abs().max() > 0}
+    assert {name for name, _ in method.named_parameters() if name.startswith("decoder.blocks.0.mlp")} <= reached
+    assert any(name.startswith("student.blocks.0") for name in reached)
+    assert "reconstruction_teacher" not in method.teachers
+
+
+@pytest.mark.parametrize(("name", "width"), [("vit_small_patch16_224", 384), ("vit_base_patch16_224", 768)])
+def test_published_sizes_have_the_published_shapes(name: str, width: int) -> None:
+    """Oracle 46: the shapes of methods 1.3, which do not depend on the depth."""
+    vit = build_vit(BackboneSettings(name=name, depth=1), 3)
+    method = PseudoMAESettings(decoder=DecoderSettings(depth=1)).build(vit)
+    view, index = torch.randn(2, 3, 224, 224), torch.zeros(2, dtype=torch.long)
+    one = Batch((view, view), (torch.rand(2, 196), torch.rand(2, 196)), index, index)
+    seen = method({"train": one}, Clock(2, 100, 100)).seen
+    assert {key: tuple(value.shape) for key, value in seen.items()} == {
+        "ids_mask": (2, 147),
+        "prediction": (2, 147, width),
+        "target": (2, 147, width),
+        "class_labels": (2, 3, 4096),
+        "patch_labels": (2, 147, 4096),
+        "nearest": (2, 147, 1),
+    }
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": 5}, "C-21: method.folds is 5"),
+        ({"label_folds": 7}, "C-21: method.label_folds is 7"),
+        ({"label_mask": "unmasked"}, "C-21: method.label_mask 'unmasked' shows the labelling teacher 64 patches"),
+        ({"mask_ratio": 0.995}, "N-05: mask_ratio 0.995"),
+        ({"reconstruction_weight": 0, "class_weight": 0, "patch_weight": 0}, "C-24: all three loss weights are 0"),
+        ({"head": HEAD}, "C-23: Sinkhorn balances 24 class tokens over method.head.prototypes = 64"),
+        ({"decoder": DECODER.model_copy(update={"heads": 5})}, "C-22: method.decoder.width 32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        pseudomae(**changes).check(PATCHES, 8)
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, {"class": 24, "patch": 384}),
+        ({"label_folds": 1}, {"class": 8, "patch": 384}),
+        ({"sinkhorn_scope": "per_fold"}, {"class": 8, "patch": 128}),
+        ({"label_mask": "unmasked", "label_folds": 1}, {"class": 8, "patch": 512}),
+    ],
+)
+def test_the_rows_of_a_sinkhorn_call_are_counted(changes: dict[str, Any], rows: dict[str, int]) -> None:
+    """A28: of 8 pictures."""
+    assert pseudomae(**changes).sinkhorn_rows(PATCHES, 8) == rows

@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.evaluation.small import GREY, NAME, small_vit, write_run
+
+from tutelage.errors import CheckpointError, DataError, SettingsError
+from tutelage.evaluation.protocol import Row, Score, evaluate
+from tutelage.export import write_timm
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder") / "encoder"
+    write_timm(small_vit(size=8, patch=2), path, GREY, architecture=NAME)
+    return str(path)
+
+
+def striped(root, labels, per_class=20, part=""):
+    """Class k is bright in row k, with noise."""
+    rng = np.random.default_rng(0)
+    for k, label in enumerate(labels):
+        (root / part / label).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = rng.integers(0, 60, (8, 8)).astype(np.uint8)
+            pixels[k] = 220
+            Image.fromarray(pixels).save(root / part / label / f"{part}{i:02d}.png")
+    return root
+
+
+def test_digits_are_told_apart_end_to_end_beside_both_baselines(folder):
+    found = evaluate("knn", folder, "digits")
+    assert found.protocol == "knn/1"
+    assert [row.name for row in found.rows] == ["raw pixels", "untrained", "encoder"]
+    assert found.rows[0].accuracy > 0.95
+    assert 0.15 < found.accuracy < 1
+    assert sum(found.pictures.values()) == 1797
+    assert any("labelled pictures" in note and "testing" in note for note in found.notes)
+    values = json.loads(json.dumps(found.to_json()))
+    assert values["accuracy"] == found.accuracy == values["rows"][-1]["accuracy"]
+    assert set(values["rows"][2]["scores"]) == {"cls", "mean"}
+    assert set(values["rows"][2]["scores"]["cls"]["details"]["test_by_k"]) == {"10", "20", "100", "200"}
+    table = "\n".join(found.table())
+    assert f"accuracy {100 * found.accuracy:.2f} %" in table
+    assert "raw pixels" in table
+
+
+def test_linear_finds_more_in_digits_than_chance_and_says_how(folder):
+    found = evaluate("linear", folder, "digits", epochs=10, baselines=False)
+    assert found.protocol == "linear-cached/1"
+    assert found.settings["epochs"] == 10
+    assert [row.name for row in found.rows] == ["encoder"]
+    assert found.accuracy > 0.6
+    assert found.rows[0].scores["cls"].details["learning_rate"] in found.settings["learning_rates"]
+
+
+def test_maes_protocol_runs_end_to_end(folder, tmp_path):
+    found = evaluate("linear", folder, str(striped(tmp_path, "abc")), linear_protocol="mae", epochs=3)
+    assert found.protocol == "linear-mae/1"
+    assert any("made for ImageNet" in note for note in found.notes)
+    assert [list(row.scores) for row in found.rows] == [["pixels"], ["cls", "mean"], ["cls", "mean"]]
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_nothing_is_chosen_on_test_pictures(folder, tmp_path, protocol):
+    """With the classes of the test part swapped everything chosen stays, and the accuracy is that of the choice."""
+    striped(tmp_path / "true", "abc", part="train")
+    striped(tmp_path / "true", "abc", per_class=6, part="test")
+    striped(tmp_path / "swapped", "abc", part="train")
+    striped(tmp_path / "swapped", "bca", per_class=6, part="test")
+    true, swapped = (evaluate(protocol, folder, str(tmp_path / name)) for name in ("true", "swapped"))
+    assert true.rows[0].accuracy > 0.9
+    assert swapped.rows[0].accuracy < 0.1
+    for one, other in zip(true.rows, swapped.rows, strict=True):
+        assert one.token == other.token
+        for token, score in one.scores.items():
+            assert score.held_out == other.scores[token].held_out
+            assert score.details.get("learning_rate") == other.scores[token].details.get("learning_rate")
+
+
+def test_the_headline_is_the_token_that_is_better_on_held_out_pictures():
+    row = Row("x", {"cls": Score(0.5, 0.9, {}), "mean": Score(0.6, 0.4, {})})
+    assert (row.token, row.accuracy) == ("mean", 0.4)
+    assert Row("x", {"cls": Score(0.5, 0.1, {}), "mean": Score(0.5, 0.9, {})}).token == "cls"
+
+
+def test_evaluating_twice_gives_the_same_numbers(folder, tmp_path):
+    data = str(striped(tmp_path, "abc"))
+    first, second = (evaluate("linear", folder, data, epochs=2) for _ in range(2))
+    assert first.rows == second.rows
+
+
+def test_a_runs_result_is_kept_with_the_run(tmp_path):
+    vit = small_vit(size=8, patch=2)
+    write_run(tmp_path / "run", vit, vit)
+    data = str(striped(tmp_path / "data", "abc"))
+    found = [
+        evaluate("knn", str(tmp_path / "run"), data, baselines=False, teacher=t)
+        for t in (None, "reconstruction_teacher")
+    ]
+    lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert [line["accuracy"] for line in kept] == [one.accuracy for one in found]
+    assert [line["teacher"] for line in kept] == [None, "reconstruction_teacher"]
+    assert all("time" in line for line in kept)
+
+
+def test_sets_without_labels_are_refused(folder, tmp_path):
+    for i in range(12):
+        Image.fromarray(np.full((8, 8), i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match="D-10") as refused:
+        evaluate("knn", folder, str(tmp_path))
+    assert refused.value.exit_code == 3
+
+
+def test_a_set_of_one_class_is_refused(folder, tmp_path):
+    striped(tmp_path, "a", part="train")
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"train/a/train{i:02d}.png,a\n" for i in range(20)))
+    with pytest.raises(DataError, match="D-15"):
+        evaluate("knn", folder, str(tmp_path / "list.csv"))
+
+
+def test_pictures_without_a_label_are_left_out_and_counted(folder, tmp_path):
+    striped(tmp_path, "abc")
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    rows = [f"{name},{name[0] if k % 3 else ''}\n" for k, name in enumerate(names)]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(rows))
+    found = evaluate("knn", folder, str(tmp_path / "list.csv"), baselines=False)
+    assert sum(found.pictures.values()) == 40
+    assert any("20 pictures without a label are not used" in note for note in found.notes)
+    assert any("k is at most" in note for note in found.notes)
+
+
+def test_a_class_without_training_pictures_counts_as_wrong_and_is_named(folder, tmp_path):
+    striped(tmp_path, "abz", per_class=22)
+    names = [f"{label}/{i:02d}.png" for label, count in (("a", 20), ("b", 22), ("z", 1)) for i in range(count)]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{name},{name[0]}\n" for name in names))
+    found = evaluate("knn", folder, str(tmp_path / "list.csv"))
+    assert any("no training picture, and count as wrong: z" in note for note in found.notes)
+    assert found.rows[0].accuracy <= 8 / 9
+
+
+def test_options_that_mean_nothing_to_knn_are_refused_before_anything_is_read():
+    with pytest.raises(SettingsError, match="C-40"):
+        evaluate("knn", "nowhere", "nothing", epochs=3)
+    with pytest.raises(CheckpointError, match="K-02"):
+        evaluate("knn", "nowhere", "nothing")
+
+
+def test_the_better_encoder_gets_the_better_number(tmp_path):
+    """An encoder whose class token is a fixed projection of the pixels beats one whose tokens are constant."""
+    constant = small_vit(size=8, patch=2)
+    with torch.no_grad():
+        constant.patch_embed.proj.weight.zero_()
+    write_timm(constant, tmp_path / "constant", GREY, architecture=NAME)
+    write_timm(small_vit(size=8, patch=2), tmp_path / "seeing", GREY, architecture=NAME)
+    constant_row, seeing_row = (
+        evaluate("linear", str(tmp_path / name), "digits", epochs=4, baselines=False) for name in ("constant", "seeing")
+    )
+    assert constant_row.accuracy < 0.2
+    assert seeing_row.accuracy > constant_row.accuracy + 0.3

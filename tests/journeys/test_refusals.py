@@ -1,0 +1,151 @@
+"""Bad input gets its error and its exit code, before any work is done and without a traceback."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from small_runs import FLAGS
+from tutelage.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(40):
+        Image.effect_noise((24, 20), 10 + i).convert("RGB").save(folder / f"{i:02}.jpg")
+    return folder
+
+
+def refuse(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+    """Run a command that must be refused with `code`, and return what it said on standard error."""
+    assert main(words) == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def pretrain(data: Path | str, out: Path, *more: str) -> list[str]:
+    return ["pretrain", "mae-quickstart", f"--data={data}", f"--out={out}", "--steps=2", *FLAGS, *more]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method.mask-ratio=1.5"], "less than 1"),
+        (["--epochs=-1"], "greater than 0"),
+        (["--epochs=abc"], "abc"),
+        (["--batch-sise=8"], "--batch-size"),
+        (["--method.mask-ration=0.5"], "--method.mask-ratio"),
+        (["--backbone.image-size=30"], "C-20"),
+        (["--backbone.name=vit_tinny"], "C-10"),
+        (["--backbone.name=resnet18"], "C-11"),
+        (["--method.mask-ratio=0.99"], "N-05"),
+        (["--method.decoder.width=18"], "C-22"),
+        (["--micro-batch=7"], "C-25"),
+    ],
+)
+def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
+    words: list[str], told: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    line = refuse(capsys, 2, *pretrain("no such data: it must not be read", out, *words))
+    assert told in line
+    assert not out.exists()
+
+
+def test_five_folds_are_refused_naming_folds_and_mask_ratios_that_do(tmp_path: Path, capsys) -> None:
+    words = ["pretrain", "sdae-quickstart", "--data=x", f"--out={tmp_path / 'run'}", "--method.folds=5"]
+    line = refuse(capsys, 2, *words)
+    assert "C-21" in line and "48 of 64" in line and "1, 2, 3, 4, 6" in line and "mask_ratio of" in line
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest(capsys) -> None:
+    assert "Did you mean 'mae-quickstart'?" in refuse(capsys, 2, "pretrain", "mae-quikstart", "--data=x")
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(capsys) -> None:
+    assert "Did you mean 'pretrain'?" in refuse(capsys, 2, "pretrian")
+
+
+def test_no_such_folder_an_empty_one_and_one_of_text_files(tmp_path: Path, capsys) -> None:
+    empty, texts = tmp_path / "empty", tmp_path / "texts"
+    empty.mkdir()
+    texts.mkdir()
+    for i in range(3):
+        (texts / f"{i}.txt").write_text("no picture")
+    assert "D-01" in refuse(capsys, 3, *pretrain(tmp_path / "nowhere", tmp_path / "run"))
+    assert "0 pictures" in refuse(capsys, 3, *pretrain(empty, tmp_path / "run"))
+    assert ".txt 3" in refuse(capsys, 3, *pretrain(texts, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_pictures_than_the_batch_names_the_largest_batch_that_works(photos: Path, tmp_path: Path, capsys) -> None:
+    line = refuse(capsys, 3, *pretrain(photos, tmp_path / "run", "--batch-size=64"))
+    assert "D-03" in line and "--batch-size 36" in line
+    assert main(pretrain(photos, tmp_path / "run", "--batch-size=36")) == 0
+
+
+def test_a_checkpoint_of_another_size_is_refused(photos: Path, tmp_path: Path, capsys) -> None:
+    assert main(pretrain(photos, tmp_path / "run")) == 0
+    line = refuse(capsys, 4, *pretrain(photos, tmp_path / "other", f"--init={tmp_path / 'run'}", "--backbone.width=32"))
+    assert "K-30" in line
+    line = refuse(capsys, 2, *pretrain(photos, tmp_path / "run", "--backbone.width=32"))
+    assert "C-12" in line and "backbone.width was 16, is 32" in line
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_data_is_read(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    assert "R-03" in refuse(capsys, 6, *pretrain("no such data", tmp_path / "file" / "run"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_read_only_folder_is_refused_for_a_user_who_is_not_root() -> None:
+    # Rights along the whole path matter, and pytest keeps its folders to their owner.
+    locked = Path(tempfile.mkdtemp())
+    locked.chmod(0o555)
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from tutelage.engine.run import check_writable\n"
+        "from tutelage.errors import MachineError\n"
+        "os.setuid(65534)\n"
+        "try:\n    check_writable(Path('run'))\n"
+        "except MachineError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=locked, capture_output=True, text=True)
+    locked.rmdir()
+    assert done.stdout.startswith("R-03"), done.stderr
+
+
+def test_a_second_run_into_a_folder_in_use_is_refused(photos: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / ".lock").open("w") as lock:
+        lock.write("pid 4321 on elsewhere since yesterday")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = refuse(capsys, 2, *pretrain(photos, run))
+    assert "K-01" in line and "pid 4321" in line
+    assert main(pretrain(photos, run)) == 0
+
+
+def test_bad_files_among_good_ones_are_skipped_and_listed(photos: Path, tmp_path: Path, capsys) -> None:
+    whole = (photos / "00.jpg").read_bytes()
+    (photos / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "zero.png").write_bytes(b"")
+    (photos / "text.png").write_text("I am no picture")
+    out = tmp_path / "run"
+    assert main(pretrain(photos, out)) == 0
+    assert "3 unreadable" in capsys.readouterr().err
+    events = (out / "events.jsonl").read_text()
+    for name in ("truncated.jpg", "zero.png", "text.png"):
+        assert name in events and name in (out / "data.json").read_text()
+    shutil.rmtree(out)
