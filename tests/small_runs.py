@@ -30,7 +30,7 @@ FLAGS = [
 HEAD_FLAGS = [f"--method.head.{name}={value}" for name, value in HEAD.items()]
 
 
-def tiny(method: str, **changes: Any) -> RunSettings[Any]:
+def tiny(method: str, /, **changes: Any) -> RunSettings[Any]:
     """The quick-start of a method, shrunk; `changes` are merged in."""
     values = _merge(recipes.load(f"{method}-quickstart").model_dump(), TINY)
     if method == "pseudomae":

@@ -175,7 +175,7 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
     `class_prototype_entropy`, `class_prototypes_used`, and as many of `patch` · `distinct_matches` ·
     `<teacher>_distance`.
     """
-    parts = {name: float(value) for name, value in output.parts.items()}
+    parts = {name: float(value.detach()) for name, value in output.parts.items()}
     values: dict[str, float] = {}
     if "reconstruction" in parts and "target" in output.seen:
         values |= {"reconstruction_loss": parts["reconstruction"], **_constant(method, output.seen, num_patches)}

@@ -99,7 +99,7 @@ def token_pca(
     cells = [[Cell(show(column[i])) for column in columns] for i in range(shown)]
     note = (
         "Tokens of the hidden patches at unit length: three main directions of the target tokens as red, green and "
-        "blue, the same for the prediction. Where they look alike in every picture, they tell a patch's place, not what it shows."
+        "blue, the same for the prediction. Where they are alike in every picture they tell a patch's place, no more."
     )
     headings = ("original", "masked", "target", "predicted")
     return sheet("Target and predicted tokens", note + _false_colour(pictures), _pair_up(cells), headings)

@@ -73,11 +73,10 @@ class EMATeacher(nn.Module):
 def _follower(student: nn.Module, settings: TeacherSettings) -> nn.Module:
     teacher = copy.deepcopy(student)
     if settings.init == "independent":
-        positions = teacher.pos_embed.detach().clone() if isinstance(teacher, VisionTransformer) else None
+        positions = {name: value.clone() for name, value in student.state_dict().items() if name == "pos_embed"}
         _reset(teacher)
-        if positions is not None and settings.positions == "shared":
-            with torch.no_grad():
-                teacher.pos_embed.copy_(positions)
+        if settings.positions == "shared":
+            teacher.load_state_dict(positions, strict=False)
     return teacher
 
 

@@ -189,6 +189,8 @@ def _part(name: str) -> str:
         return "teachers"
     if "decoder" in name or "mask_token" in name:
         return "decoder"
+    if name.startswith("student."):
+        return "student"
     return "head" if "head" in name else "other"
 
 

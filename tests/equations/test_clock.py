@@ -75,6 +75,14 @@ def test_a_teacher_of_every_n_updates_takes_the_schedule_over_its_moves(n: int) 
     np.testing.assert_allclose([move_fraction(n, c) for c in due], np.arange(23 // n) / (23 // n))
 
 
+@pytest.mark.parametrize(("steps", "interval"), [(3000, 10), (1000, 3), (100, 1)])
+def test_a_teacher_of_a_300th_of_the_run_moves_as_often_as_one_of_300_epochs(steps: int, interval: int) -> None:
+    """The small-data rule of methods 1.10: every max(1, T / 300) steps."""
+    run = Clock(batch_size=4, num_pictures=8, total_steps=steps)
+    due = [c.step for before, c in pairwise(walk(run)) if moves("run/300", c) > moves("run/300", before)]
+    assert due == list(range(interval, steps + 1, interval))
+
+
 def test_moves_are_counted_in_updates_or_in_epochs() -> None:
     """Oracle 49."""
     clock = Clock(4, 10, 20, step=11, updates=9)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.small import COLOUR, GREY, encoder, same, small_vit
+from timm.layers import DropPath
 
 from tutelage.data.index import open_data
 from tutelage.encoder import encode, sincos_positions
@@ -29,8 +30,11 @@ def test_features_are_the_tokens_of_the_normalised_pictures_in_order(digits):
 
 def test_features_neither_train_nor_change_the_encoder(digits):
     trained, said = encoder(small_vit(size=8, patch=2)), []
+    expected = features(trained, digits, batch_size=1)
+    trained.vit.blocks[1].drop_path2 = DropPath(0.5)
     trained.vit.train()
     found = features(trained, digits, batch_size=1, say=said.append)
+    assert torch.equal(found.cls, expected.cls)
     assert trained.vit.training
     assert same(trained.vit, small_vit(size=8, patch=2))
     assert not found.cls.requires_grad

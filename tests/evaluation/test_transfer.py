@@ -165,7 +165,8 @@ def test_a_start_from_a_run_or_its_teacher_names_what_is_ignored(tmp_path):
     assert same(vit, small_vit(seed=1))
     assert "ignored (decoder, teachers)" in coverage.line()
     assert coverage.statistics == GREY
-    init_from(vit, str(tmp_path), teacher="reconstruction_teacher")
+    coverage = init_from(vit, str(tmp_path), teacher="reconstruction_teacher")
+    assert "ignored (decoder, student, teachers)" in coverage.line()
     assert same(vit, small_vit(seed=2))
 
 

@@ -221,7 +221,7 @@ def test_sdae_is_asked_for_the_constant_and_its_teacher() -> None:
         "position_constant_share",
         "reconstruction_teacher_distance",
     }
-    assert values["reconstruction_loss"] == pytest.approx(float(output.loss))
+    assert values["reconstruction_loss"] == pytest.approx(output.loss.item())
     assert values["position_constant_share"] == pytest.approx(1 - values["position_constant_loss"])
 
 
@@ -233,7 +233,7 @@ def test_mae_with_its_target_is_asked_for_the_constant_in_squared_error() -> Non
     target = torch.randn(16, 16)[ids] + 1e-3 * torch.randn(*ids.shape, 16)
     values = monitor(method, output._replace(seen=output.seen | {"target": target}), 16)
     assert values["position_constant_share"] == pytest.approx(1, abs=0.05)
-    assert values["reconstruction_loss"] == pytest.approx(float(output.loss))
+    assert values["reconstruction_loss"] == pytest.approx(output.loss.item())
 
 
 def test_pseudomae_loses_exactly_the_entropy_of_its_labels() -> None:
@@ -246,8 +246,8 @@ def test_pseudomae_loses_exactly_the_entropy_of_its_labels() -> None:
     matched = np.stack([patches[b, nearest[b, :, 0]] for b in range(len(patches))])
     for kind, target in (("class", classes), ("patch", matched)):
         entropy = -(target * np.log(np.maximum(target, 1e-300))).sum(-1).mean()
-        assert values[f"{kind}_kl"] == pytest.approx(float(output.parts[kind]) - entropy, abs=1e-5)
-        assert values[f"{kind}_gain"] == pytest.approx(math.log(8) - float(output.parts[kind]), abs=1e-5)
+        assert values[f"{kind}_kl"] == pytest.approx(output.parts[kind].item() - entropy, abs=1e-5)
+        assert values[f"{kind}_gain"] == pytest.approx(math.log(8) - output.parts[kind].item(), abs=1e-5)
         assert 1 <= values[f"{kind}_prototypes_used"] <= 8
     assert 0 < values["distinct_matches"] <= 1
     assert {"labelling_teacher_distance", "reconstruction_teacher_distance"} <= set(values)

@@ -58,5 +58,6 @@ class MAE(Method):
         if self.settings.norm_pix:
             t = standardise(t)
 
-        loss = masked_mse(mask.hidden(y), mask.hidden(t))
-        return Output(loss, {"reconstruction": loss}, seen(ids_mask=mask.ids_mask, pixels=y))
+        t = mask.hidden(t)
+        loss = masked_mse(mask.hidden(y), t)
+        return Output(loss, {"reconstruction": loss}, seen(ids_mask=mask.ids_mask, pixels=y, target=t))

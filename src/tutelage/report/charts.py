@@ -16,6 +16,7 @@ POINTS = 300
 """A line has at most about this many points; each is the median of its stretch."""
 COLOURS = ("#1f4e79", "#b3402f", "#2f7d5b", "#8a5a9e", "#a07a1a")
 GREY = "#8a8a8a"
+NAME_LENGTH = 16
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -62,16 +63,16 @@ def charts(record: Record) -> list[Chart]:
         _chart("Loss", "What is minimised: the weighted sum of the parts.", {"loss": _line(metrics, "loss")}),
         _chart(
             "Label losses",
-            "Nats. A label head that tells nothing stays at the grey line.",
+            "In nats. A label head that tells no more than a uniform guess stays at the grey line.",
             {f"{kind} labels": _line(metrics, kind) for kind in kinds},
-            marks={f"ln {prototypes}, a uniform guess": chance} if chance else {},
+            marks={f"ln {prototypes}": chance} if chance else {},
         ),
         _chart(
             "Reconstruction",
-            "On held-out pictures: the model's loss, and that of an answer that knows a patch's place but no picture.",
+            "On held-out pictures: the model's loss, and that of a constant answer per position.",
             {
                 "model": _line(monitors, "reconstruction_loss"),
-                "constant per position": _line(monitors, "position_constant_loss"),
+                "constant": _line(monitors, "position_constant_loss"),
             },
             zero=True,
         ),
@@ -142,8 +143,8 @@ def _chart(
     if not lines:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 2.6), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(5.2, 2.5))
+        axes = figure.add_axes((0.105, 0.17, 0.665, 0.80))
         for points, colour in zip(lines.values(), COLOURS, strict=False):
             axes.plot(*zip(*points, strict=True), color=colour, marker="o" if len(points) < 25 else "", markersize=3)
         for value in (marks or {}).values():
@@ -169,7 +170,7 @@ def _name_lines(axes: Axes, lines: Mapping[str, Points], marks: Mapping[str, flo
     for value, name, colour in sorted(ends):
         place = max(place + height, value)
         axes.annotate(
-            ("" if name == "lr" else _short(value, percent=name == "kNN")) if one else name,
+            ("" if name == "lr" else _short(value, percent=name == "kNN")) if one else _fit(name),
             xy=(1, place),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),
@@ -179,6 +180,11 @@ def _name_lines(axes: Axes, lines: Mapping[str, Points], marks: Mapping[str, flo
             fontsize=9,
             annotation_clip=False,
         )
+
+
+def _fit(name: str) -> str:
+    """As much of a name as there is room for."""
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
 def _short(value: float, *, percent: bool) -> str:

@@ -26,6 +26,8 @@ SKIPPED = 0.05
 COLLAPSED_STD, COLLAPSED_RANK = 0.005, 1.05
 """Feature standard deviation (1 is evenly spread) and RankMe (directions used) below which features are all alike. A
 healthy MAE on digits passed through 0.02 and 1.4 in its first epochs, and had 0.12 and 3.4 untrained."""
+NARROW_STD = 0.05
+"""Feature standard deviation below which it is only noted."""
 CONSTANT, CONSTANT_NOTE = 0.9, 0.75
 """Share of the target that a constant per position explains: nearly all of it, and much of it (methods 1.11). On digits
 it was 0.94 in an SdAE that made its encoder worse, and 0.69 with `target_norm` picture, which made it better."""
@@ -94,6 +96,8 @@ def verdict(
         text = f"{last} steps in {len(metrics)} logged lines; a verdict takes {MIN_STEPS} steps and {MIN_LINES} lines."
         return Verdict("short", SENTENCES["short"], (Reason("note", text, "Train longer."), *found["numbers"], *notes))
     state: State = next((s for s, reasons in found.items() if any(r.mark == "bad" for r in reasons)), progress)
+    if state != progress:  # advice on how long to train makes no sense for a run that went wrong
+        trend = [Reason("note", reason.text) for reason in trend]
     reasons = [reason for name in found for reason in found[name]]
     reasons.sort(key=lambda reason: ("bad", "note", "good").index(reason.mark))
     return Verdict(state, SENTENCES[state], (*reasons, *trend, *notes))
@@ -121,9 +125,9 @@ def _collapsed(monitors: Sequence[Row]) -> list[Reason]:
     todo = "Use the run's last good checkpoint; try a lower --optim.base-lr, or a slower teacher."
     reasons = []
     if std is not None:
-        bad = std < COLLAPSED_STD
+        bad, narrow = std < COLLAPSED_STD, std < NARROW_STD
         text = f"Feature standard deviation {std:.3f}, where 1 is evenly spread and 0 is collapse."
-        reasons.append(Reason("bad" if bad else "good", text, todo if bad else ""))
+        reasons.append(Reason("bad" if bad else "note" if narrow else "good", text, todo if bad else ""))
     if rank is not None:
         bad, best = rank < COLLAPSED_RANK, max(_series(monitors, "rank_me"))
         fallen = rank < best / 2

@@ -1,0 +1,206 @@
+"""The verdict on synthetic runs, each made to show one thing."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tutelage.report.verdict import Mark, Row, State, Verdict, verdict
+
+LABELS = {"method": {"name": "pseudomae", "head": {"prototypes": 512}}}
+FINISHED = [{"event": "started", "step": 0}, {"event": "finished", "step": 1000}]
+
+
+def run(loss: Callable[[float], float], *, steps: int = 1000, **parts: Callable[[float], float]) -> list[Row]:
+    """Logged lines every 10 steps; each number is a function of the share of the run."""
+    lines = []
+    for step in range(10, steps + 1, 10):
+        f = step / steps
+        more = {name: value(f) for name, value in parts.items()}
+        lines.append(
+            {"step": step, "epoch": step / 50, "loss": loss(f), "lr": 1e-3, "data_wait": 0.02, "skipped": 0} | more
+        )
+    return lines
+
+
+def asked(**values: Callable[[float], float]) -> list[Row]:
+    """Ten answers of the monitors."""
+    return [{"step": 100 * i, "epoch": 2.0 * i} | {n: v(i / 10) for n, v in values.items()} for i in range(1, 11)]
+
+
+def falling(f: float) -> float:
+    """Falls fast, and hardly in the last two fifths, as a cosine schedule does to a loss."""
+    return 0.5 + 0.5 * (1 - min(1, f / 0.7)) ** 2
+
+
+def healthy(**values: Callable[[float], float]) -> list[Row]:
+    return asked(**({"rank_me": lambda f: 40.0, "feature_std": lambda f: 0.5} | values))
+
+
+def marks(found: Verdict, word: str) -> list[Mark]:
+    return [reason.mark for reason in found.reasons if word in reason.text]
+
+
+def test_a_loss_that_has_settled_after_falling_is_healthy() -> None:
+    found = verdict(run(falling), healthy(), {}, FINISHED)
+    assert (found.state, found.mark) == ("healthy", "good")
+    assert marks(found, "RankMe 40.0") == ["good"]
+
+
+def test_a_loss_that_still_falls_is_still_improving() -> None:
+    found = verdict(run(lambda f: 1 - 0.3 * f), healthy(), {}, FINISHED)
+    assert (found.state, found.mark) == ("improving", "good")
+    assert any("epochs" in reason.todo for reason in found.reasons)
+
+
+def test_a_knn_that_still_rises_is_still_improving_even_where_the_loss_rises() -> None:
+    found = verdict(run(lambda f: 0.2 + 0.1 * f), healthy(knn_accuracy=lambda f: 0.5 + 0.2 * f), {}, FINISHED)
+    assert found.state == "improving"
+
+
+def test_a_loss_that_never_moved_in_the_second_half_has_plateaued() -> None:
+    found = verdict(run(lambda f: max(0.5, 1 - 5 * f)), healthy(knn_accuracy=lambda f: 0.7), {}, FINISHED)
+    assert (found.state, found.mark) == ("plateaued", "note")
+
+
+def test_equal_features_have_collapsed() -> None:
+    found = verdict(run(falling), asked(rank_me=lambda f: 1.01, feature_std=lambda f: 1e-4), {}, FINISHED)
+    assert (found.state, found.mark) == ("collapsed", "bad")
+    assert marks(found, "RankMe 1.0") == marks(found, "Feature standard deviation 0.000") == ["bad"]
+
+
+def test_the_narrow_features_of_a_young_encoder_have_not_collapsed() -> None:
+    # As measured on digits: an MAE on its way from 76 to 80 % kNN accuracy.
+    found = verdict(run(falling), asked(rank_me=lambda f: 1.44, feature_std=lambda f: 0.02), {}, FINISHED)
+    assert found.state == "healthy"
+
+
+def test_a_target_that_a_constant_explains_is_named() -> None:
+    monitors = healthy(
+        position_constant_share=lambda f: 0.944,
+        position_constant_loss=lambda f: 0.056,
+        reconstruction_loss=lambda f: 0.060,
+    )
+    found = verdict(run(falling), monitors, {}, FINISHED)
+    assert (found.state, found.mark) == ("constant", "bad")
+    assert found.reasons[0].mark == "bad"
+    assert "94%" in found.reasons[0].text and "0.056" in found.reasons[0].text and "0.060" in found.reasons[0].text
+    assert "target-norm" in found.reasons[0].todo
+
+
+def test_a_target_that_a_constant_explains_in_part_is_not_blamed() -> None:
+    monitors = healthy(position_constant_share=lambda f: 0.69, position_constant_loss=lambda f: 0.31)
+    assert verdict(run(falling), monitors, {}, FINISHED).state == "healthy"
+
+
+@pytest.mark.parametrize("kind", ["class", "patch"])
+def test_a_label_loss_at_ln_of_the_prototypes_is_a_uniform_head(kind: str) -> None:
+    found = verdict(run(falling, **{kind: lambda f: math.log(512) - 0.02}), healthy(), LABELS, FINISHED)
+    assert (found.state, found.mark) == ("uniform", "bad")
+    assert marks(found, "ln 512") == ["bad"]
+
+
+def test_flat_labels_are_told_from_a_flat_head() -> None:
+    metrics = run(falling, **{"class": lambda f: math.log(512)})
+    flat = verdict(metrics, healthy(class_kl=lambda f: 0.005), LABELS, FINISHED)
+    sharp = verdict(metrics, healthy(class_kl=lambda f: 3.0), LABELS, FINISHED)
+    assert "as flat" in flat.reasons[0].text and "teacher-temperature" in flat.reasons[0].todo
+    assert "as flat" not in sharp.reasons[0].text
+
+
+def test_a_label_loss_that_passed_ln_of_the_prototypes_is_fine() -> None:
+    metrics = run(falling, **{"class": lambda f: math.log(512) + 0.2 - 2 * f})
+    assert verdict(metrics, healthy(), LABELS, FINISHED).state == "healthy"
+
+
+def test_without_prototypes_no_head_is_called_uniform() -> None:
+    metrics = run(falling, **{"class": lambda f: math.log(512)})
+    assert verdict(metrics, healthy(), {"method": {"head": None}}, FINISHED).state == "healthy"
+
+
+def test_a_knn_that_falls_for_good_is_getting_worse() -> None:
+    monitors = healthy(knn_accuracy=lambda f: 0.80 - 0.2 * max(0, f - 0.5))
+    found = verdict(run(falling), monitors, {}, FINISHED)
+    assert (found.state, found.mark) == ("worse", "bad")
+    assert marks(found, "fell from 80.0% to 70.0%") == ["bad"]
+
+
+def test_one_low_answer_is_noise() -> None:
+    monitors = healthy(knn_accuracy=lambda f: 0.70 if f == 1 else 0.80)
+    assert verdict(run(falling), monitors, {}, FINISHED).state != "worse"
+
+
+def test_a_loss_that_is_not_finite_at_the_end_went_wrong() -> None:
+    metrics = run(falling)
+    metrics[-1]["loss"] = None
+    assert verdict(metrics, healthy(), {}, FINISHED).state == "numbers"
+    metrics[-1]["loss"] = math.nan
+    assert verdict(metrics, healthy(), {}, FINISHED).state == "numbers"
+
+
+def test_wrong_numbers_are_said_of_short_runs_too() -> None:
+    assert verdict([{"step": 1, "loss": None, "skipped": 1}], [], {}, []).state == "numbers"
+
+
+def test_a_tenth_of_the_steps_left_out_went_wrong_and_a_few_are_a_note() -> None:
+    many, few = run(falling), run(falling)
+    for line in many:
+        line["skipped"] = 1
+    few[20]["skipped"] = 2
+    assert verdict(many, healthy(), {}, FINISHED).state == "numbers"
+    found = verdict(few, healthy(), {}, FINISHED)
+    assert found.state == "healthy"
+    assert marks(found, "2 of 1000 steps") == ["note"]
+
+
+@pytest.mark.parametrize("steps", [0, 10, 90])
+def test_few_steps_are_too_short_to_tell(steps: int) -> None:
+    found = verdict(run(falling, steps=steps) if steps else [], [], {}, [])
+    assert (found.state, found.mark) == ("short", "note")
+    assert f"{steps} steps" in found.reasons[0].text
+
+
+def test_the_worst_finding_is_the_verdict_and_the_others_are_reasons() -> None:
+    metrics = run(falling, **{"class": lambda f: math.log(512)})
+    monitors = asked(
+        feature_std=lambda f: 0.0, position_constant_share=lambda f: 0.99, position_constant_loss=lambda f: 0.01
+    )
+    found = verdict(metrics, monitors, LABELS, FINISHED)
+    assert found.state == "collapsed"
+    assert [reason.mark for reason in found.reasons[:3]] == ["bad", "bad", "bad"]
+
+
+def test_a_run_that_went_wrong_is_not_advised_to_train_longer() -> None:
+    found = verdict(run(lambda f: 1 - 0.3 * f), asked(feature_std=lambda f: 0.0), {}, FINISHED)
+    assert found.state == "collapsed"
+    assert marks(found, "Over the last fifth") == ["note"]
+    assert not any("epochs" in reason.todo for reason in found.reasons)
+
+
+def test_starved_training_and_an_unfinished_run_are_worth_a_word() -> None:
+    metrics = run(falling, data_wait=lambda f: 0.6)
+    events = [{"event": "started"}, {"event": "resumed"}, {"event": "resumed"}]
+    found = verdict(metrics, healthy(distinct_matches=lambda f: 0.03), {}, events)
+    assert found.state == "healthy"
+    assert marks(found, "waits for pictures 60%") == marks(found, "not finished") == ["note"]
+    assert marks(found, "resumed twice") == marks(found, "only 3%") == ["note"]
+
+
+def test_every_state_has_a_sentence_and_every_bad_reason_a_remedy() -> None:
+    states: set[State] = set()
+    for monitors in (healthy(), asked(rank_me=lambda f: 1.0), healthy(knn_accuracy=lambda f: 0.9 - 0.5 * f)):
+        found = verdict(run(falling, patch=lambda f: 9.0), monitors, LABELS, FINISHED)
+        states.add(found.state)
+        assert found.sentence.endswith(".")
+        assert all(reason.todo for reason in found.reasons if reason.mark == "bad")
+    assert states == {"uniform", "collapsed", "worse"}
+
+
+@pytest.mark.parametrize("value", [None, "much", True, math.inf, [], {}])
+def test_strange_values_in_a_run_never_stop_the_verdict(value: Any) -> None:
+    metrics = [line | {"loss": 0.5, "class": value, "data_wait": value, "skipped": 0} for line in run(falling)]
+    monitors = [
+        {"step": 1, "rank_me": value, "feature_std": value, "knn_accuracy": value, "position_constant_share": value}
+    ]
+    assert verdict(metrics, monitors, {"method": value}, [{"event": value}]).sentence
