@@ -25,10 +25,10 @@ from tutelage.engine.watch import Watch
 from tutelage.errors import CheckpointError, DataError, SettingsError
 from tutelage.export import Coverage, init_from
 from tutelage.method import Method
+from tutelage.weights import IMAGENET
 
 FIRST_SAVE, SAVE_EVERY = 60.0, 600.0
 """Seconds to the first checkpoint, and between checkpoints, unless `save_steps` says otherwise."""
-IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
