@@ -87,6 +87,28 @@ def test_kill_9_at_a_random_step_ends_with_the_same_bits(uninterrupted: Path, tm
     assert losses[0] == losses[1] and len(losses[0]) == STEPS
 
 
+def run_until_told(out: Path) -> None:
+    raise SystemExit(75 if pretrain(settings(), out, quiet=True).stopped else 0)
+
+
+def test_sigterm_finishes_the_step_saves_and_asks_to_be_run_again(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = FORKSERVER.Process(target=run_until_told, args=(out,))
+    process.start()
+    while last_step(out) < 13:
+        time.sleep(0.001)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 75
+    stopped_at = last_step(out)
+    assert int(checkpoint_folders(out / "checkpoints")[0].name[5:]) == stopped_at < STEPS
+    process = FORKSERVER.Process(target=run_until_told, args=(out,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert fingerprint(out) == fingerprint(uninterrupted)
+
+
 def test_a_truncated_or_flipped_checkpoint_is_found_and_the_older_one_used(uninterrupted: Path, tmp_path: Path) -> None:
     import shutil
 

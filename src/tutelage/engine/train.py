@@ -36,6 +36,11 @@ class Numerics:
     mean: Tensor
     std: Tensor
 
+    @property
+    def name(self) -> str:
+        """The precision in a word."""
+        return str(self.autocast or self.dtype).removeprefix("torch.")
+
     def prepare(self, batch: Batch) -> dict[str, Batch]:
         """A batch on the device, normalised, as a method takes it."""
         return {"train": batch.to(self.device).normalised(self.mean, self.std)}

@@ -1,0 +1,61 @@
+"""What is about to run on what: printed, and kept in the run folder."""
+
+from typing import Any
+
+from tutelage.clock import Clock
+from tutelage.data.index import Data, Statistics
+from tutelage.distributed import world_size
+from tutelage.encoder import show_size
+from tutelage.engine.run import RunFolder, environment
+from tutelage.engine.settings import RunSettings
+from tutelage.engine.train import Numerics
+from tutelage.export import Coverage
+
+
+def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numerics, clock: Clock) -> None:
+    """Keep, in the run folder, what the run depends on besides its settings."""
+    run.write("environment.json", environment(numerics.device.type, numerics.name) | {"processes": world_size()})
+    run.write(
+        "data.json",
+        {
+            "name": data.name,
+            "channels": data.channels,
+            **statistics._asdict(),
+            "train": len(data.train),
+            "held_out": len(data.held_out),
+            "test": len(data.test),
+            "classes": list(data.train.classes),
+            "found": data.found.lines(),
+            "notes": list(data.found.notes),
+            "unreadable": [list(item) for item in data.found.unreadable],
+            "fingerprint": data.fingerprint,
+        },
+    )
+    for name, reason in data.found.unreadable if clock.step == 0 else ():
+        run.event("unreadable", name=name, reason=reason)
+    run.event("resumed" if clock.step else "started", step=clock.step)
+
+
+def announcement(
+    settings: RunSettings[Any], data: Data, numerics: Numerics, clock: Clock, coverage: Coverage | None
+) -> list[str]:
+    """What is about to run on what, in lines: derived numbers with their derivation."""
+    backbone, world = settings.backbone, world_size()
+    parts = settings.micro_batches(world)
+    pictures = settings.batch_size // parts
+    batch = f"{settings.batch_size} = {pictures} x {parts} accumulated" if parts > 1 else f"{settings.batch_size}"
+    rate = f"{settings.lr:.2e} = {settings.optim.base_lr:.2e} x {settings.batch_size}/256"
+    epochs = clock.total_steps * clock.batch_size / clock.num_pictures
+    lines = [
+        *data.found.lines(),
+        f"recipe  {settings.recipe}: {settings.method.name} · {backbone.name} at {show_size(backbone.size)} px, "
+        f"{settings.num_patches} patches",
+        f"device  {numerics.device.type} · {numerics.name} · {world} process{'es' if world > 1 else ''}",
+        f"batch   {batch} · lr {rate} · {clock.total_steps} steps, {epochs:.1f} epochs",
+        *settings.method.notes(settings.num_patches, pictures),
+    ]
+    if coverage:
+        lines.append(f"init    {coverage.line()}")
+    if clock.step:
+        lines.append(f"resume  at step {clock.step} of {clock.total_steps}")
+    return lines
