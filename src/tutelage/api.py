@@ -27,10 +27,10 @@ class EvaluateOptions(Settings):
 
     protocol: tyro.conf.Positional[Literal["knn", "linear"]]
     """knn: nearest neighbours vote. linear: a linear classifier on frozen features."""
-    encoder: tyro.conf.Positional[str]
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
-    data: str
-    """DATA with labels: a folder, a list or CSV file, or a named set."""
+    data: Annotated[str, tyro.conf.arg(metavar="DATA")]
+    """With labels: a folder, a list or CSV file, or a named set."""
     json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False
     """Print the result as JSON on standard output."""
     linear_protocol: Annotated[Literal["cached", "mae"], tyro.conf.arg(name="protocol")] = "cached"
@@ -48,7 +48,7 @@ class EvaluateOptions(Settings):
 class ExportOptions(Settings):
     """Write an encoder for others to use: `tutelage export ENCODER --out DIR`."""
 
-    encoder: tyro.conf.Positional[str]
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
     out: Path
     """The folder to write."""
@@ -61,7 +61,7 @@ class ExportOptions(Settings):
 class ReportOptions(Settings):
     """Write RUN/report.html again: `tutelage report RUN`."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run folder."""
 
 

@@ -41,7 +41,8 @@ def parse(model: type[T], words: Sequence[str], *, default: T | None = None, com
     except ValidationError as error:
         raise SettingsError("C-02", "; ".join(item["msg"] for item in error.errors())) from None
     if unknown:
-        raise SettingsError("C-01", f"unknown option '{unknown[0]}'.", todo=nearest(unknown[0], option_names(model)))
+        option = unknown[0].partition("=")[0]
+        raise SettingsError("C-01", f"unknown option '{option}'.", todo=nearest(option, option_names(model)))
     return value
 
 
@@ -66,16 +67,26 @@ def help_lines(model: type[BaseModel], names: Sequence[str], default: BaseModel 
         yield f"  --{name.replace('_', '-'):<16}{info.description or ''}{shown}"
 
 
+_TITLES = ("Value error", "Parsing error", "Invalid choice", "Required options", "Missing argument")
+_BOX = re.compile(r"[╭╮╰╯│─]+|^[|+]|[|+]$|-{4,}", re.MULTILINE)  # in lines, or in letters where those cannot be shown
+_REST = re.compile(r" ?(Argument helptext:|For full helptext|For further information|Missing from).*")
+
+
 def _sentence(box: str) -> str:
-    """Tyro's boxed message as a sentence: `method.mask_ratio: Input should be less than 1 (1.5)`."""
-    text = re.sub(r"[╭╮╰╯│─]+", "\n", box)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [
-        line
-        for line in lines
-        if not re.match(r"(Value error|Parsing error|For full helptext|For further|https?:)", line)
-    ]
-    joined = " ".join(lines)
-    joined = re.sub(r"\[type=\w+, input_value=(.*?), input_type=\w+\]", r"(\1)", joined)
-    joined = re.sub(r"Error parsing (\S+): \d+ validation errors? for \w+(\[\w+\])? (\S+) ", r"\1.\3: ", joined)
-    return joined.split(" Argument helptext:")[0].rstrip(".") + "."
+    """The message in tyro's box as a sentence: `method.mask_ratio is 1.5: it should be less than 1.`."""
+    lines = [line.strip() for line in _BOX.sub("\n", box).splitlines() if line.strip()]
+    text = " ".join(line for line in lines if line not in _TITLES)
+    missing = re.search(r"Missing from .*?: (--\S+)", text) or re.search(r"Required options.*?(--\S+)", text)
+    if missing:
+        return f"{missing.group(1)} is missing."
+    checked = re.search(
+        r"Error parsing (\S+): \d+ validation errors? for \S+ (\S+) (.*?) \[type=\w+, input_value=(.*?), input_type",
+        text,
+    )
+    if checked:
+        section, name, rule, value = checked.groups()
+        rule = rule.replace("Input should be", "it should be").replace("Value error, ", "")
+        setting = name if section.startswith("RunSettings") else f"{section.lstrip('-')}.{name}"
+        return f"{setting} is {value}: {rule}."
+    text = _REST.sub("", text).rstrip(".") or "not enough arguments"
+    return text[:1].upper() + text[1:] + "."

@@ -61,6 +61,29 @@ def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate", "knnn", "x", "--data=y"], "C-02: Invalid choice 'knnn' for argument 'protocol'."),
+        (["evaluate", "knn", "x"], "C-02: --data is missing."),
+        (["evaluate"], "C-02: Not enough arguments."),
+        (["export", "x"], "C-02: --out is missing."),
+        (
+            ["pretrain", "mae-quickstart", "--method.mask-ratio=1.5"],
+            "method.mask_ratio is 1.5: it should be less than 1.",
+        ),
+        (["pretrain", "mae-quickstart", "--epochs=-1"], "C-02: epochs is -1.0: it should be greater than 0."),
+        (["pretrain", "mae-quickstart", "--datta=x"], "C-01: unknown option '--datta'. Did you mean '--data'?"),
+        (["pretrain", "mae-quickstart"], "C-07: no --data given."),
+        (["pretrain"], "C-06: pretrain needs a recipe."),
+        (["pretrain", "--settings=nowhere.json"], "C-05: nowhere.json cannot be read as settings"),
+        (["recipes", "nothing"], "C-03: there is no recipe 'nothing'."),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(words: list[str], told: str, capsys) -> None:
+    assert told in refuse(capsys, 2, *words)
+
+
 def test_five_folds_are_refused_naming_folds_and_mask_ratios_that_do(tmp_path: Path, capsys) -> None:
     words = ["pretrain", "sdae-quickstart", "--data=x", f"--out={tmp_path / 'run'}", "--method.folds=5"]
     line = refuse(capsys, 2, *words)

@@ -29,6 +29,12 @@ def allowed() -> bool:
     return os.environ.get("TUTELAGE_OFFLINE", "") in ("", "0")
 
 
+def why(error: Exception) -> str:
+    """An error in a few words, without the number and the path that Python puts around it."""
+    known = isinstance(error, OSError) and error.strerror
+    return known.lower() if isinstance(known, str) else str(error)
+
+
 def none_answered(name: str, tried: Iterable[str]) -> DataError:
     """The error that names every way to get a set, with what came of each."""
     offline = "" if allowed() else " TUTELAGE_OFFLINE is set, so the network was not asked."

@@ -145,7 +145,7 @@ def _fashion(cache: Path) -> Arrays:
         try:
             return read_fashion(get(), _FASHION_SHA256)
         except (OSError, EOFError, download.NotOurs) as error:
-            tried.append(f"{way}: {error}")
+            tried.append(f"{way}: {download.why(error)}")
     raise download.none_answered("fashion-mnist", tried)
 
 
@@ -183,12 +183,12 @@ def _cifar_archive(name: str, cache: Path) -> Path:
         try:
             return download.checked(folder / layout.archive, layout.sha256)
         except (OSError, download.NotOurs) as error:
-            tried.append(f"{folder / layout.archive}: {error}")
+            tried.append(f"{folder / layout.archive}: {download.why(error)}")
     if download.allowed():
         try:
             return download.file(_CIFAR_URL + layout.archive, layout.sha256, cache / layout.archive)
         except (OSError, download.NotOurs) as error:
-            tried.append(f"a download from {_CIFAR_URL + layout.archive}: {error}")
+            tried.append(f"a download from {_CIFAR_URL + layout.archive}: {download.why(error)}")
     raise download.none_answered(name, tried)
 
 
