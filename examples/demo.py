@@ -41,7 +41,8 @@ def data_set() -> str:
 def demo() -> None:
     """Pretrain, evaluate, export, load."""
     started = time.monotonic()
-    shutil.rmtree(OUT, ignore_errors=True)
+    if (OUT / "run" / "settings.json").exists():  # an earlier demo's, and nobody else's
+        shutil.rmtree(OUT)
     data, run, exported = data_set(), str(OUT / "run"), str(OUT / "backbone")
     step("pretrain", "pseudomae-quickstart", "--data", data, "--steps", str(STEPS), "--monitors", "4", "--out", run)
     step("evaluate", "knn", run, "--data", data)

@@ -1,7 +1,8 @@
 """The Python door: `pretrain`, `evaluate` and `load_encoder`, and what the command line calls."""
 
-import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,7 +94,14 @@ def evaluate(protocol: Literal["knn", "linear"], encoder: str | Path, data: str 
 def starting_settings(recipe: str | None, file: str | None) -> RunSettings[Any]:
     """The settings a command line changes: a recipe's, or those of a file."""
     if file is not None:
-        return read_settings(Path(file))
+        settings = read_settings(Path(file))
+        if recipe not in (None, settings.recipe):
+            raise SettingsError(
+                "C-06",
+                f"the recipe is '{recipe}', but {file} holds settings of '{settings.recipe}'.",
+                todo="Name one of the two.",
+            )
+        return settings
     return recipes.load(recipe or "")  # type: ignore[no-any-return]
 
 
@@ -106,9 +114,13 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
             "There is nothing to learn from.",
             "Name a folder of pictures, or fashion-mnist.",
         )
-    folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{Path(settings.data).stem}"
+    place = Path(settings.data)
+    if place.exists():  # photos and photos/ are the same run
+        settings = settings.model_copy(update={"data": str(place)})
+        place = place.resolve()
+    folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
     finished = engine.pretrain(settings, folder, quiet=quiet)
-    if finished.stopped or _is_follower():
+    if finished.stopped or not finished.leads:
         return finished
     report = write_report(folder)
     if not quiet:
@@ -131,6 +143,7 @@ def evaluate_with(options: EvaluateOptions, *, quiet: bool = False) -> Evaluatio
         teacher=options.teacher,
         epochs=options.epochs,
         device=options.device,
+        say=None if quiet else _every_few_seconds(),
     )
     if not quiet:
         print("\n".join(result.table()), file=sys.stderr)
@@ -154,6 +167,19 @@ def report(folder: Path) -> Path:
     return write_report(folder)
 
 
+def _every_few_seconds(seconds: float = 5.0) -> Callable[[str], None]:
+    """Prints what it is told, at most once in `seconds`."""
+    last = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    return say
+
+
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with `changes`, nested dictionaries merged."""
     merged = dict(base)
@@ -161,7 +187,3 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(base.get(name), dict)
         merged[name] = _merged(base[name], value) if both else value
     return merged
-
-
-def _is_follower() -> bool:
-    return int(os.environ.get("RANK", 0)) > 0

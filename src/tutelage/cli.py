@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from tutelage.errors import SettingsError, TutelageError, nearest
+from tutelage.errors import SettingsError, TutelageError, nearest, translated
 from tutelage.version import __version__
 
 HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
@@ -47,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if debug:
+            raise
+        known = translated(error)
+        print(known, file=sys.stderr)
+        return known.exit_code
     except SystemExit as stop:  # tyro's --help
         return int(stop.code or 0)
 
@@ -94,7 +100,9 @@ def _pretrain(words: list[str]) -> int:
         if "--help" in words or "-h" in words:
             print(_PRETRAIN_HELP)
             return 0
-        raise SettingsError("C-06", "pretrain needs a recipe.", todo="Choose one of tutelage recipes.")
+        raise SettingsError(
+            "C-06", "pretrain needs a recipe, before its options.", todo="Choose one of tutelage recipes."
+        )
     if named:
         recipes.check(words[0])  # before torch is imported
 

@@ -90,7 +90,8 @@ def check_backbone(settings: BackboneSettings) -> None:
             f"Known are for example {', '.join(close)}.",
         )
     with torch.device("meta"):
-        check_vit(timm.create_model(settings.name), settings.name)
+        own = timm.create_model(settings.name)
+    check_vit(own, settings.name)
     patch = pair(settings.patch_size or own_patch_size(settings.name))
     if any(side % p for side, p in zip(settings.size, patch, strict=True)):
         fitting = [max(p, p * round(side / p)) for side, p in zip(settings.size, patch, strict=True)]
@@ -103,8 +104,9 @@ def check_backbone(settings: BackboneSettings) -> None:
     width = settings.width
     if width is not None and width % (4 if settings.positions == "sincos" else 1):
         raise SettingsError("C-22", f"backbone.width {width} is no multiple of 4.", "Sine-cosine positions need that.")
-    if width is not None and settings.heads is not None and width % settings.heads:
-        raise SettingsError("C-22", f"backbone.heads {settings.heads} does not divide backbone.width {width}.")
+    width, heads = width or own.embed_dim, settings.heads or own.blocks[0].attn.num_heads
+    if width % heads:
+        raise SettingsError("C-22", f"backbone.heads {heads} does not divide backbone.width {width}.")
 
 
 def show_size(size: tuple[int, int]) -> str:

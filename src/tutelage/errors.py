@@ -50,6 +50,23 @@ class DistributedError(TutelageError):
     exit_code = 7
 
 
+def translated(error: Exception) -> TutelageError:
+    """What a library raised, as an error of ours: by its class's name, so that torch need not be imported to know it."""
+    what = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0].rstrip(".") + "."
+    name = type(error).__name__
+    if name == "OutOfMemoryError":
+        return MachineError("R-20", what, "The device's memory is full.", "Use a smaller --micro-batch.")
+    if name.startswith("Dist"):
+        return DistributedError(
+            "P-05", what, "Another process ended or cannot be reached.", "Look at its output first."
+        )
+    if isinstance(error, OSError):
+        return MachineError(
+            "R-22", what, "The system refused; what was saved before is untouched.", "Mend it and run again."
+        )
+    return TutelageError("U-01", what, "This was not foreseen.", "Run again with --debug to see where.")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The sentence that offers the nearest known name, or all of them when none is near."""
     names = sorted(known)

@@ -59,7 +59,7 @@ class Method(nn.Module, ABC):
         """The loss of a micro-batch per stream. Must not depend on anything random that is not in `batch`, but drop path."""
 
     def after_step(self, clock: Clock) -> None:
-        """Move the teachers: called once after every step that was applied, with the clock already ticked."""
+        """Move the teachers: called once after every step, applied or not, with the clock already ticked."""
 
     @property
     def teachers(self) -> dict[str, EMATeacher]:

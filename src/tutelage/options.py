@@ -51,7 +51,10 @@ def option_names(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:
     for name, info in model.model_fields.items():
         kinds = [info.annotation, *get_args(info.annotation)]
         nested = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-        option = prefix + name.replace("_", "-")
+        if any(repr(mark) == "Positional" for mark in info.metadata):
+            continue
+        flag = next((mark.name for mark in info.metadata if getattr(mark, "name", None)), name)
+        option = prefix + flag.replace("_", "-")
         if nested is None:
             yield option
         else:

@@ -81,10 +81,12 @@ def nearest_tokens(
     Cosine by default: the cosine loss leaves the student's norm free, so Euclidean distances between raw features
     collapse onto the candidates of smallest norm (methods 1.5).
     """
-    q, c = queries.float(), candidates.float()
-    if metric == "cosine":
-        return torch.bmm(F.normalize(q, dim=-1), F.normalize(c, dim=-1).transpose(1, 2)).argmax(-1)
-    return torch.cdist(q, c).argmin(-1)
+    # NOTE a footgun: .float() alone would not do, autocast takes bmm back to bfloat16, where tokens that share much look alike.
+    with torch.autocast(queries.device.type, enabled=False):
+        q, c = (x if x.dtype == torch.float64 else x.float() for x in (queries, candidates))
+        if metric == "cosine":
+            return torch.bmm(F.normalize(q, dim=-1), F.normalize(c, dim=-1).transpose(1, 2)).argmax(-1)
+        return torch.cdist(q, c).argmin(-1)
 
 
 # --- cluster assignments ----------------------------------------------------------------------------------------------

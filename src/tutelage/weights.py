@@ -112,7 +112,13 @@ def _from_run(path: Path, teacher: str | None) -> Weights:
         raise CheckpointError(
             "K-03", f"the run {path} has no encoder and no checkpoint yet.", todo="Let it go on for a while."
         )
-    return _from_checkpoint(found[-1].parent.resolve(), teacher)
+    for file in reversed(found):
+        try:
+            return _from_checkpoint(file.parent.resolve(), teacher)
+        except CheckpointError as error:
+            if error.code != "K-10" or file == found[0]:
+                raise
+    raise AssertionError("the oldest checkpoint either loads or raises")
 
 
 def _from_checkpoint(path: Path, teacher: str | None) -> Weights:

@@ -5,17 +5,22 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from small_runs import tiny
+from tutelage.batch import Batch
+from tutelage.clock import Clock
+from tutelage.data.index import open_data
 from tutelage.engine.checkpoint import checkpoint_folders, load_newest
-from tutelage.engine.pretrain import pretrain
+from tutelage.engine.pretrain import build, pretrain
 from tutelage.errors import CheckpointError, SettingsError
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -110,8 +115,6 @@ def test_sigterm_finishes_the_step_saves_and_asks_to_be_run_again(uninterrupted:
 
 
 def test_a_truncated_or_flipped_checkpoint_is_found_and_the_older_one_used(uninterrupted: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(uninterrupted, copy)
     newest, older = checkpoint_folders(copy / "checkpoints")
@@ -124,6 +127,34 @@ def test_a_truncated_or_flipped_checkpoint_is_found_and_the_older_one_used(unint
     (older / "optimizer.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="K-11"):
         load_newest(copy / "checkpoints")
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(uninterrupted: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(uninterrupted, copy)
+    newest = checkpoint_folders(copy / "checkpoints")[0]
+    (newest / "model.safetensors").write_bytes(b"")
+    (copy / "checkpoints" / ".step-00000060").mkdir()  # a save that was killed
+    process = FORKSERVER.Process(target=run, args=(copy,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert fingerprint(copy) == fingerprint(uninterrupted)
+    assert not list((copy / "checkpoints").glob(".step-*"))
+
+
+@pytest.mark.parametrize("weights", [{"class_weight": 0.0}, {"patch_weight": 0.0}])
+@pytest.mark.parametrize("share", ["separate", "shared_trunk"])
+def test_every_parameter_of_the_optimizer_learns(weights: dict[str, float], share: str) -> None:
+    """Else a checkpoint lacks its state, and DDP waits for its gradient."""
+    chosen = tiny("pseudomae", method={"head": {"share": share}, **weights})
+    method, *_ = build(chosen, open_data("digits"))
+    pictures = torch.randint(0, 255, (8, 1, 16, 16), dtype=torch.uint8)
+    keys = torch.rand(8, 16)
+    batch = Batch((pictures, pictures), (keys, keys), torch.zeros(8, dtype=torch.long), torch.arange(8))
+    clock = Clock(batch_size=8, num_pictures=80, total_steps=10)
+    method({"train": batch.normalised(torch.zeros(1), torch.ones(1))}, clock).loss.backward()
+    assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_the_same_settings_on_a_finished_run_change_nothing(uninterrupted: Path) -> None:
@@ -147,8 +178,6 @@ def test_worker_threads_do_not_change_a_bit(uninterrupted: Path, tmp_path: Path)
 
 
 def test_a_checkpoint_of_another_size_is_refused_with_the_tensors(uninterrupted: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(uninterrupted, copy)
     (copy / "settings.json").unlink()

@@ -181,3 +181,11 @@ def test_labels_move_with_the_order_of_the_folds() -> None:
     assert torch.equal(order[moved], nearest)
     here, there = (patch_loss(method, y, p, n.numpy()) for p, n in ((labels, nearest), (labels[:, order], moved)))
     assert here == pytest.approx(there, abs=1e-12)
+
+
+def test_under_autocast_tokens_that_share_much_are_still_told_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 1, 48, generator=generator) + 0.05 * torch.randn(4, 48, 48, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nearest_tokens(tokens, tokens)
+    assert torch.equal(found, torch.arange(48).expand(4, -1))

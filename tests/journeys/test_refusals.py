@@ -50,6 +50,7 @@ def pretrain(data: Path | str, out: Path, *more: str) -> list[str]:
         (["--method.mask-ratio=0.99"], "N-05"),
         (["--method.decoder.width=18"], "C-22"),
         (["--micro-batch=7"], "C-25"),
+        (["--backbone.heads=3"], "C-22"),
     ],
 )
 def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
@@ -75,8 +76,9 @@ def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
         (["pretrain", "mae-quickstart", "--epochs=-1"], "C-02: epochs is -1.0: it should be greater than 0."),
         (["pretrain", "mae-quickstart", "--datta=x"], "C-01: unknown option '--datta'. Did you mean '--data'?"),
         (["pretrain", "mae-quickstart"], "C-07: no --data given."),
-        (["pretrain"], "C-06: pretrain needs a recipe."),
+        (["pretrain"], "C-06: pretrain needs a recipe, before its options."),
         (["pretrain", "--settings=nowhere.json"], "C-05: nowhere.json cannot be read as settings"),
+        (["evaluate", "knn", "x", "--data=y", "--jsn"], "C-01: unknown option '--jsn'. Did you mean '--json'?"),
         (["recipes", "nothing"], "C-03: there is no recipe 'nothing'."),
     ],
 )

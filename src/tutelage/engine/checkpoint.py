@@ -43,10 +43,11 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of this step, then remove all but the newest `KEEP`."""
     target = folder / f"step-{clock.step:08d}"
-    if target.exists():
-        return target
-    temporary = folder / f".{target.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_behind in folder.glob(
+        ".step-*"
+    ):  # by a save that was killed: the run's lock is held, nobody writes them now
+        shutil.rmtree(left_behind, ignore_errors=True)
+    temporary = folder / f".{target.name}"
     temporary.mkdir(parents=True)
     contents = {
         "model.safetensors": save(_plain(method.state_dict())),
@@ -63,6 +64,9 @@ def save_checkpoint(
     for name, data in [*contents.items(), ("MANIFEST.json", json.dumps(manifest, indent=1).encode())]:
         _write_synced(temporary / name, data)
     _sync_folder(temporary)
+    shutil.rmtree(
+        target, ignore_errors=True
+    )  # only a damaged one can be there: a whole one would have been gone on from
     temporary.rename(target)
     _sync_folder(folder)
     for old in checkpoint_folders(folder)[KEEP:]:

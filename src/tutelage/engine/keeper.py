@@ -36,6 +36,7 @@ class Keeper:
     ) -> None:
         self.run, self.method, self.optimizer, self.data = run, method, optimizer, data
         self.settings, self.watch, self.progress, self.stop = settings, watch, progress, stop
+        self.told = 0
         self.next_save = time.monotonic() + FIRST_SAVE
 
     def begin(self, clock: Clock) -> None:
@@ -45,6 +46,7 @@ class Keeper:
 
     def after(self, clock: Clock, line: dict[str, Any] | None) -> bool:
         """Log, ask and save where due; True when the run is to stop. All processes decide alike."""
+        self._tell_unreadable()
         if line:
             self.run.append("metrics.jsonl", line)
             self.progress.show(line)
@@ -54,6 +56,13 @@ class Keeper:
         if save or stop or clock.done:
             self._save(clock)
         return stop
+
+    def _tell_unreadable(self) -> None:
+        """A picture that could not be read any more was replaced by the next: say so once, by name."""
+        failed = self.data.train.source.failed
+        for name in list(failed)[self.told :]:
+            self.run.event("unreadable", name=name, reason=failed[name])
+        self.told = len(failed)
 
     def _ask(self, clock: Clock) -> None:
         if rank() > 0:

@@ -37,6 +37,8 @@ class Finished:
     clock: Clock
     stopped: bool
     """The run was asked to stop and saved; the same command goes on."""
+    leads: bool
+    """This process is the first of its run: the one that writes and speaks."""
     labelled: bool
     """Some pictures have labels, so the encoder can be evaluated on them."""
 
@@ -68,7 +70,7 @@ def _pretrain(
     numerics = _numerics(settings, device, statistics)
     method.to(device=device, dtype=numerics.dtype)
     optimizer = build_optimizer(method, settings.optim)
-    clock = _resume(run, method, optimizer, clock, data)
+    clock = _resume(run, method, optimizer, clock, data, numerics.name)
 
     progress = ProgressLine(clock.total_steps, clock.step, quiet=quiet)
     record(run, data, statistics, numerics, clock)
@@ -96,13 +98,13 @@ def _pretrain(
             clock = train(method, optimizer, source, clock, settings, numerics, keeper.after)
         if not clock.done:
             progress.say(f"saved   step {clock.step} of {clock.total_steps}; run the same command to go on")
-            return Finished(run.path, clock, stopped=True, labelled=data.train.has_labels)
+            return Finished(run.path, clock, stopped=True, leads=rank() == 0, labelled=data.train.has_labels)
         if rank() == 0:
             progress.say("export  writing encoder and pictures")
             with alone():
                 finish(run, method, data, settings, numerics, statistics, watch, clock)
         barrier()
-        return Finished(run.path, clock, stopped=False, labelled=data.train.has_labels)
+        return Finished(run.path, clock, stopped=False, leads=rank() == 0, labelled=data.train.has_labels)
     finally:
         progress.close()
         source.close()  # type: ignore[attr-defined]
@@ -126,14 +128,25 @@ def new_clock(settings: RunSettings[Any], data: Data) -> Clock:
     """The clock at step 0; refuses fewer training pictures than a batch takes."""
     n, g = len(data.train), settings.batch_size
     if n < g:
+        fitting = next((size for size in range(n, 0, -1) if _fits(settings, size)), None)
         raise DataError(
             "D-03",
             f"{data.name} has {n} training pictures, fewer than the batch_size of {g}.",
             "A batch would hold the same picture twice.",
-            f"Use --batch-size {n} or less." if n else "Use more pictures.",
+            f"Use --batch-size {fitting} or less."
+            if fitting
+            else f"No batch of up to {n} pictures fits the other settings: use fewer prototypes, or more pictures.",
         )
     steps = settings.steps or total_steps(n, g, settings.epochs)
     return Clock(batch_size=g, num_pictures=n, total_steps=steps)
+
+
+def _fits(settings: RunSettings[Any], batch_size: int) -> bool:
+    try:
+        settings.model_copy(update={"batch_size": batch_size}).check_batch(world_size())
+    except SettingsError:
+        return False
+    return True
 
 
 def _numerics(settings: RunSettings[Any], device: torch.device, statistics: Statistics) -> Numerics:
@@ -155,7 +168,9 @@ def _workers(settings: RunSettings[Any], device: torch.device) -> int:
     return min(8, torch.get_num_threads()) if device.type == "cuda" else 0
 
 
-def _resume(run: RunFolder, method: Method, optimizer: torch.optim.Optimizer, clock: Clock, data: Data) -> Clock:
+def _resume(
+    run: RunFolder, method: Method, optimizer: torch.optim.Optimizer, clock: Clock, data: Data, precision: str
+) -> Clock:
     checkpoint, wrong = load_newest(run.checkpoints)
     for reason in wrong:
         run.event("damaged_checkpoint", reason=reason)
@@ -168,6 +183,14 @@ def _resume(run: RunFolder, method: Method, optimizer: torch.optim.Optimizer, cl
             f"the pictures of {data.name} are not those that {run.path} was begun with.",
             "Going on would mix two data sets without a trace.",
             "Restore the pictures, or begin another run with --init and another --out.",
+        )
+    began = run.read("environment.json").get("precision", precision)
+    if began != precision:
+        raise SettingsError(
+            "C-12",
+            f"{run.path} was begun in {began}, and would go on in {precision} on this device.",
+            "Its numbers would change on the way.",
+            f"Use --precision {'bf16' if began == 'bfloat16' else began} on a device that has it, or another --out.",
         )
     clock = restore(checkpoint, method, optimizer, clock)
     run.rewind(clock.step)

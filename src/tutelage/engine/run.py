@@ -57,11 +57,17 @@ class RunFolder:
         if self.writes:
             write_json(self.path / name, values)
 
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run, empty where there is none."""
+        file = self.path / name
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
     def append(self, name: str, values: dict[str, Any]) -> None:
         """A line of a JSONL file."""
         if self.writes:
-            with (self.path / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values, ensure_ascii=False) + "\n")
+            with (self.path / name).open("ab+") as file:
+                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # by a kill
+                file.write(("\n" * bool(torn) + json.dumps(values, ensure_ascii=False) + "\n").encode())
 
     def event(self, event: str, **values: Any) -> None:
         """A line of events.jsonl."""
@@ -150,7 +156,7 @@ def _lock(path: Path) -> IO[str]:
     file = (path / ".lock").open("r+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         holder = file.read().strip() or "another process"
         file.close()
         raise SettingsError(

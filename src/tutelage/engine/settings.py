@@ -102,13 +102,21 @@ class RunSettings(Settings, Generic[M]):
     def check(self, world: int = 1) -> None:
         """Refuse, before any data is read, what cannot work together."""
         check_backbone(self.backbone)
+        self.check_batch(world)
+
+    def check_batch(self, world: int) -> None:
+        """Refuse a batch that processes, micro-batches or the method cannot share."""
         micro = self.micro_batch or self.batch_size // world
-        if micro == 0 or self.batch_size % (world * micro):
+        if micro == 0:
+            raise SettingsError(
+                "C-25", f"batch_size {self.batch_size} is less than a picture for each of {world} processes."
+            )
+        if self.batch_size % (world * micro):
             raise SettingsError(
                 "C-25",
                 f"batch_size {self.batch_size} is no multiple of {world} processes x micro_batch {micro}.",
                 "Every process takes the same number of pictures in every pass.",
-                f"Use a batch_size of {max(1, round(self.batch_size / (world * max(1, micro)))) * world * max(1, micro)}.",
+                f"Use a batch_size of {max(1, round(self.batch_size / (world * micro))) * world * micro}.",
             )
         self.method.check(self.num_patches, world * micro)
 

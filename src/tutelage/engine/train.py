@@ -178,5 +178,5 @@ def _gave_up(clock: Clock, result: StepResult) -> NumericsError:
         "N-01",
         f"{', '.join(names)} was not finite in {MAX_SKIPPED} steps in a row, up to step {clock.step}.",
         "None of these updates was applied: weights and teachers are those before.",
-        "Lower --optim.base-lr, set --optim.clip 1, or use --precision float32, and begin from the last checkpoint.",
+        "Begin another (--init RUN --out OTHER) with a lower --optim.base-lr, --optim.clip 1, or --precision float32.",
     )

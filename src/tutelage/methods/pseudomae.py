@@ -16,6 +16,7 @@ from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock, CosineMomentum, LinearRamp
 from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Ratio
 from tutelage.decoder import Decoder, DecoderSettings
+from tutelage.distributed import world_size
 from tutelage.encoder import Tokens, encode, grid_of
 from tutelage.errors import SettingsError
 from tutelage.heads import HeadSettings, Kind, ProjectionHead, check_rows
@@ -105,8 +106,11 @@ class PseudoMAESettings(MethodSettings):
     def sinkhorn_rows(self, num_patches: int, pictures: int) -> dict[Kind, int]:
         """Rows that each Sinkhorn call balances over `pictures` pictures, for class and patch tokens."""
         patches = self.label_tokens(num_patches)
-        shared_folds = 1 if self.sinkhorn_scope == "per_fold" else self.label_folds
-        return {"class": pictures * shared_folds, "patch": pictures * patches * shared_folds // self.label_folds}
+        pictures = pictures // world_size() if self.sinkhorn_scope == "per_rank" else pictures
+        if self.sinkhorn_scope == "positionwise":
+            return {"class": pictures * self.label_folds, "patch": pictures * patches // num_patches}
+        folds = 1 if self.sinkhorn_scope == "per_fold" else self.label_folds
+        return {"class": pictures * folds, "patch": pictures * patches * folds // self.label_folds}
 
     def check(self, num_patches: int, pictures: int) -> None:
         """Refuse masks, folds and numbers of prototypes that do not fit."""
@@ -115,6 +119,12 @@ class PseudoMAESettings(MethodSettings):
         self.decoder.check()
         if not self.weights:
             raise SettingsError("C-24", "all three loss weights are 0.", "There is nothing to learn from.")
+        if set(self.weights) == {"class"} and self.class_source == "encoder":
+            raise SettingsError(
+                "C-24",
+                "method.class_source 'encoder' with the class loss alone leaves the decoder without a loss.",
+                todo="Use class_source decoder, or another loss beside it.",
+            )
         if not self.labels:
             return
         if self.label_mask == "unmasked":
@@ -168,7 +178,10 @@ class PseudoMAE(Method):
             self.reconstruction_teacher = EMATeacher(s.reconstruction_teacher, encoder=vit)
         # The head comes last, so that without label losses the weights begin as SdAE's.
         if s.labels:
-            self.head = ProjectionHead(s.head, vit.embed_dim)
+            # One label loss needs one head: a second would get no gradient.
+            both = s.class_weight > 0 and s.patch_weight > 0
+            head = s.head if both else s.head.model_copy(update={"share": "shared"})
+            self.head = ProjectionHead(head, vit.embed_dim)
         if s.labels or single:
             self.labelling_teacher = EMATeacher(s.labelling_teacher, **self._labelling_students())
 
@@ -205,9 +218,9 @@ class PseudoMAE(Method):
                 ids_mask=mask.ids_mask,
                 prediction=y,
                 target=t,
-                class_labels=labels.classes,
-                patch_labels=labels.patches,
-                nearest=nearest,
+                class_labels=labels.classes if s.class_weight > 0 else None,
+                patch_labels=labels.patches if s.patch_weight > 0 else None,
+                nearest=nearest if s.patch_weight > 0 else None,
             ),
         )
 
