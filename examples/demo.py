@@ -45,7 +45,7 @@ def demo() -> None:
         shutil.rmtree(OUT)
     data, run, exported = data_set(), str(OUT / "run"), str(OUT / "backbone")
     step("pretrain", "pseudomae-quickstart", "--data", data, "--steps", str(STEPS), "--monitors", "4", "--out", run)
-    step("evaluate", "knn", run, "--data", data)
+    step("evaluate", "knn", run, "--data", data, "--train-pictures", "10000")
     step("export", run, "--out", exported)
     step("report", run)
     backbone = timm.create_model(f"local-dir:{exported}", pretrained=True)

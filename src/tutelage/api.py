@@ -42,6 +42,8 @@ class EvaluateOptions(Settings):
     """Evaluate a teacher's encoder of a run instead of the student's: reconstruction_teacher, labelling_teacher."""
     epochs: Count | None = None
     """Epochs of the linear classifier; by default the protocol's 90."""
+    train_pictures: Count | None = None
+    """Use so many of the labelled training pictures, evenly spread, to be quicker; by default all."""
     device: Literal["cpu", "cuda"] | None = None
     """By default cuda where there is one."""
 
@@ -142,6 +144,7 @@ def evaluate_with(options: EvaluateOptions, *, quiet: bool = False) -> Evaluatio
         baselines=options.baselines,
         teacher=options.teacher,
         epochs=options.epochs,
+        train_pictures=options.train_pictures,
         device=options.device,
         say=None if quiet else _every_few_seconds(),
     )

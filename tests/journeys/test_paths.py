@@ -93,6 +93,14 @@ def test_evaluate_prints_json_on_standard_output_and_the_table_beside(
     assert lines(run / "evaluations.jsonl")[-1]["protocol"] == result["protocol"]
 
 
+def test_evaluate_takes_fewer_training_pictures_and_says_so(run: Path, shapes: Path, capsys) -> None:
+    words = ["evaluate", "knn", str(run), f"--data={shapes}", "--json", "--train-pictures=40", "--no-baselines"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pictures"]["train"] == 40 and result["pictures"]["test"] == 24
+    assert any(note.startswith("40 training and") for note in result["notes"])
+
+
 def test_export_and_report(run: Path, tmp_path: Path, capsys) -> None:
     assert main(["export", str(run), f"--out={tmp_path / 'backbone'}"]) == 0
     assert "differ by at most" in capsys.readouterr().err

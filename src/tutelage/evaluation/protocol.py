@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,8 +132,9 @@ def evaluate(
     baselines: bool = True,
     teacher: str | None = None,
     epochs: int | None = None,
+    train_pictures: int | None = None,
     device: torch.device | str | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     workers: int = 0,
     say: Say | None = None,
 ) -> Evaluation:
@@ -140,7 +142,8 @@ def evaluate(
 
     Learning rate and token are chosen on the held-out part, and the test part is asked once. `where` names the encoder as
     in `load_encoder`; the result for a run is also appended to its evaluations.jsonl. `epochs` is for `linear`, by default
-    the protocol's. `batch_size` is how many pictures the encoder takes at once.
+    the protocol's. `train_pictures` takes that many labelled training pictures, evenly spread, and at most a quarter as many
+    held-out ones. `batch_size` is how many pictures the encoder takes at once: by default 32 on a CPU, else 256.
 
     Raises CheckpointError for the encoder, DataError for pictures that cannot be used or have no labels (D-10).
     """
@@ -150,6 +153,14 @@ def evaluate(
     encoder = load_encoder(where, teacher=teacher, device=device)
     opened = open_data(data)
     parts, notes = _labelled_parts(opened)
+    if train_pictures is not None and train_pictures < len(parts.train):
+        parts = parts._replace(
+            train=_spread(parts.train, train_pictures), held_out=_spread(parts.held_out, max(1, train_pictures // 4))
+        )
+        notes.append(
+            f"{len(parts.train):,} training and {len(parts.held_out):,} held-out pictures are used, evenly spread"
+        )
+    batch_size = batch_size or (32 if str(device) == "cpu" else 256)
     judge = _Judge(settings, parts, device, batch_size, workers, say)
     rows = [judge.pixels(encoder), judge.encoder("untrained", untrained(encoder))] if baselines else []
     rows.append(judge.encoder("encoder", encoder))
@@ -170,6 +181,11 @@ def evaluate(
     )
     _remember(Path(where).expanduser(), evaluation)
     return evaluation
+
+
+def _spread(pictures: Pictures, count: int) -> Pictures:
+    """At most `count` pictures, evenly spread over the set."""
+    return pictures.subset(np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(np.int64))
 
 
 def _settings(protocol: str, linear_protocol: str, epochs: int | None) -> _Protocol:
