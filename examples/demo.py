@@ -12,7 +12,7 @@ from tutelage.data.index import open_data
 from tutelage.errors import DataError
 
 OUT = Path("demo")
-STEPS = 120
+STEPS = 90
 
 
 def say(text: str) -> None:
