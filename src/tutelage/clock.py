@@ -63,7 +63,7 @@ def total_steps(num_pictures: int, batch_size: int, epochs: float) -> int:
 # --- cadences: when a teacher moves, and which share of its moves lies behind ------------------------------------------
 
 Cadence = Literal["step", "epoch", "run/300"] | Annotated[int, Field(ge=1)]
-"""After every update, after the step that ends an epoch, every 300th of the run (the small-data rule of methods 1.10:
+"""After every update, after the step that ends an epoch, every 300th of the run (the small-data rule:
 as often as an epoch teacher of a 300-epoch run), or after every n updates."""
 
 

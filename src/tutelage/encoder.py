@@ -59,7 +59,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def build_vit(settings: BackboneSettings, channels: int) -> VisionTransformer:
-    """The student: a timm ViT without a classifier, initialised as MAE does (methods 1.4).
+    """The student: a timm ViT without a classifier, initialised as MAE does (docs/methods/mae.md).
 
     Raises:
         SettingsError: the name is unknown, is no plain Vision Transformer, or its patches do not divide the picture.
@@ -186,7 +186,7 @@ def _add_positions(vit: VisionTransformer, x: Float[Tensor, "b n d"]) -> tuple[F
 
 
 def initialise(module: nn.Module) -> None:
-    """MAE's initialisation, in place (methods 1.4).
+    """MAE's initialisation, in place (docs/methods/mae.md).
 
     Linear: xavier uniform, bias 0 (the fused qkv as one matrix). Patch convolution: xavier uniform on its flattened
     weight, bias as torch has it. LayerNorm: 1 and 0. Class and mask tokens: normal with standard deviation 0.02.
@@ -215,7 +215,7 @@ def fix_positions(vit: VisionTransformer) -> None:
 
 
 def sincos_positions(width: int, grid: tuple[int, int]) -> Float[Tensor, "n1 d"]:
-    """Fixed two-dimensional positions, a row of zeros for the class token first (MAE; methods 1.4).
+    """Fixed two-dimensional positions, a row of zeros for the class token first (MAE; docs/methods/mae.md).
 
     The first half of the channels encodes the column, the second the row; each half is [sin(p w_i), cos(p w_i)] with
     w_i = 10000^(-i / (width/4)), computed in float64.

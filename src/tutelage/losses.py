@@ -20,7 +20,7 @@ def masked_mse(prediction: Float[Tensor, "b h p"], target: Float[Tensor, "b h p"
 def cosine_loss(
     prediction: Float[Tensor, "b h d"], target: Float[Tensor, "b h d"], *, axis: CosAxis = "feature", folds: int = 1
 ) -> Float[Tensor, ""]:
-    """1 - mean cos(target, prediction) over the hidden tokens, in [0, 2] (SdAE; PseudoMAE eq. 1 as methods 1.2 reads it).
+    """1 - mean cos(target, prediction) over the hidden tokens, in [0, 2] (SdAE; PseudoMAE eq. 1 as docs/methods reads it).
 
     With `axis="token"` each channel's values over the h/folds tokens of a fold are compared instead.
     """

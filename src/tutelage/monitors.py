@@ -55,7 +55,7 @@ def knn_accuracy(
 ) -> float:
     """Share of queries whose k nearest training pictures elect their label, each voting exp(cosine / temperature).
 
-    The kNN of methods 3.4. Pictures without a label (-1) neither vote nor ask; k is at most the number that can vote.
+    The kNN of DINO's protocol. Pictures without a label (-1) neither vote nor ask; k is at most the number that can vote.
     NaN when none can.
     """
     voters, asking = train_labels >= 0, query_labels >= 0
@@ -85,7 +85,7 @@ def position_constant_loss(
     The answer is the mean of the *other* pictures' unit-length targets at that position, the best constant there is;
     leaving the picture out keeps small batches from flattering it. A position hidden in one picture only has no answer
     (cosine 0). 1 minus this loss is the share of the target that a constant per position explains: near 1, the target
-    says where a token is and not what it shows (methods 1.11).
+    says where a token is and not what it shows (docs/methods/sdae.md).
     """
     unit = F.normalize(_wide(target), dim=-1)
     return float(cosine_loss(_mean_of_others(unit, ids_mask, num_patches), unit, axis=axis, folds=folds))

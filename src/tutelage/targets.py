@@ -55,7 +55,7 @@ def standardise(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
 
 
 def token_target(tokens: Float[Tensor, "b n d"], norm: TargetNorm) -> Float[Tensor, "b n d"]:
-    """Teacher tokens as a reconstruction target (PseudoMAE eq. 2 with `token`; methods 1.8 A3 and 1.11 for the others).
+    """Teacher tokens as a reconstruction target (PseudoMAE eq. 2 with `token`; docs/methods, A3, for the others).
 
     `batch` uses the mean and variance over the tokens of all processes' micro-batches.
     """
@@ -79,7 +79,7 @@ def nearest_tokens(
     """For each query the index of the nearest candidate of the same picture (PseudoMAE 3.3, "min dist"; methods A16).
 
     Cosine by default: the cosine loss leaves the student's norm free, so Euclidean distances between raw features
-    collapse onto the candidates of smallest norm (methods 1.5).
+    collapse onto the candidates of smallest norm (docs/methods, A16).
     """
     # NOTE a footgun: .float() alone would not do, autocast takes bmm back to bfloat16, where tokens that share much look alike.
     with torch.autocast(queries.device.type, enabled=False):

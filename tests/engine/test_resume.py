@@ -38,6 +38,14 @@ def run(out: Path, **changes: Any) -> None:
     pretrain(settings(**changes), out, quiet=True)
 
 
+def run_apart(out: Path, **changes: Any) -> None:
+    """A run to its end in a process of its own."""
+    process = FORKSERVER.Process(target=run, args=(out,), kwargs=changes)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
 def fingerprint(out: Path) -> dict[str, str]:
     """Hash of every tensor of the last checkpoint: weights, both teachers, optimizer."""
     folder = checkpoint_folders(out / "checkpoints")[0]
@@ -52,10 +60,7 @@ def fingerprint(out: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    process = FORKSERVER.Process(target=run, args=(out,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    run_apart(out)
     return out
 
 
@@ -80,10 +85,7 @@ def test_kill_9_at_a_random_step_ends_with_the_same_bits(uninterrupted: Path, tm
     assert process.exitcode == -signal.SIGKILL
     assert last_step(out) < STEPS
 
-    process = FORKSERVER.Process(target=run, args=(out,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    run_apart(out)
     assert fingerprint(out) == fingerprint(uninterrupted)
     losses = [
         [json.loads(line)["loss"] for line in (o / "metrics.jsonl").read_text().splitlines()]
@@ -135,10 +137,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(uninterrupte
     newest = checkpoint_folders(copy / "checkpoints")[0]
     (newest / "model.safetensors").write_bytes(b"")
     (copy / "checkpoints" / ".step-00000060").mkdir()  # a save that was killed
-    process = FORKSERVER.Process(target=run, args=(copy,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    run_apart(copy)
     assert fingerprint(copy) == fingerprint(uninterrupted)
     assert not list((copy / "checkpoints").glob(".step-*"))
 
@@ -170,10 +169,7 @@ def test_other_settings_are_refused_and_named(uninterrupted: Path) -> None:
 
 def test_worker_threads_do_not_change_a_bit(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = FORKSERVER.Process(target=run, args=(out,), kwargs={"workers": 3})
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    run_apart(out, workers=3)
     assert fingerprint(out) == fingerprint(uninterrupted)
 
 

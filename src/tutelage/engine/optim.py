@@ -14,7 +14,7 @@ def parameter_groups(module: nn.Module, settings: OptimSettings) -> list[dict[st
     """Two groups of the parameters that learn: those that decay, and those that do not.
 
     Biases and norms (all tensors of one dimension) never decay. Class and mask tokens have three dimensions and do, as
-    in the code of MAE and SdAE, unless `decay_tokens` is off (methods 1.7).
+    in the code of MAE and SdAE, unless `decay_tokens` is off (docs/methods/mae.md).
     """
     decay: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours on frozen features (Wu et al. 2018; DINO's protocol; methods 3.4)."""
+"""Weighted nearest neighbours on frozen features (Wu et al. 2018; DINO's protocol)."""
 
 from typing import Annotated
 

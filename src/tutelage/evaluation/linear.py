@@ -1,4 +1,4 @@
-"""A linear classifier on a frozen encoder: on features computed once, or by MAE's protocol with augmentation (methods 3.3)."""
+"""A linear classifier on a frozen encoder: on features computed once, or by MAE's protocol with augmentation."""
 
 from typing import Annotated, NamedTuple
 

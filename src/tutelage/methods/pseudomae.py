@@ -28,7 +28,7 @@ from tutelage.teacher import EMATeacher, TeacherSettings
 
 
 class PseudoMAESettings(MethodSettings):
-    """PseudoMAE's settings, with the published defaults and the readings of methods 1.8."""
+    """PseudoMAE's settings, with the published defaults and the readings of docs/methods/pseudomae.md."""
 
     name: Literal["pseudomae"] = "pseudomae"
     mask_ratio: Ratio = 0.75

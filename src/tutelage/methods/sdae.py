@@ -18,7 +18,7 @@ from tutelage.teacher import EMATeacher, TeacherSettings
 
 
 class SdAESettings(MethodSettings):
-    """SdAE's settings, with its published defaults (methods 2.2)."""
+    """SdAE's settings, with its published defaults (docs/methods/sdae.md)."""
 
     name: Literal["sdae"] = "sdae"
     mask_ratio: Ratio = 0.75

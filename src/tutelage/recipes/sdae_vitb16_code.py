@@ -6,7 +6,7 @@ Source: the paper's section 4 and the command of its README as PseudoMAE's appen
 2.666e-4 per 256 (8e-4 at 768), warm-up 60 epochs, weight decay 0.05, drop path 0.25, mask 0.75, 3 folds, teacher once an
 epoch with momentum 0.96 to 0.99; decoder 512 x 8 x 16.
 Differs from sdae-vitb16: cosine over the tokens of a fold, a teacher that begins from random weights of its own with
-random positions, weight decay 0.04 (methods 1.8: A1, A4, A23).
+random positions, weight decay 0.04 (docs/methods/sdae.md: A1, A4, A23).
 Expected: as sdae-vitb16; which of the two made the published numbers is not known.
 Not verified here.
 """

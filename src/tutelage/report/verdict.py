@@ -29,7 +29,7 @@ healthy MAE on digits passed through 0.02 and 1.4 in its first epochs, and had 0
 NARROW_STD = 0.05
 """Feature standard deviation below which it is only noted."""
 CONSTANT, CONSTANT_NOTE = 0.9, 0.75
-"""Share of the target that a constant per position explains: nearly all of it, and much of it (methods 1.11). On digits
+"""Share of the target that a constant per position explains: nearly all of it, and much of it (docs/methods/sdae.md). On digits
 it was 0.94 in an SdAE that made its encoder worse, and 0.69 with `target_norm` picture, which made it better."""
 WORSE = 0.05
 """kNN accuracy lost since the best answer, in both last answers: no noise with a thousand held-out pictures."""
