@@ -109,13 +109,14 @@ def test_a_run_gives_up_after_many_such_steps_and_says_which_loss() -> None:
 
 
 def crops_of_photographs(folder: Path, count: int) -> None:
-    """Pieces of four photographs, 32 pixels wide."""
+    """Pieces of four photographs, grey, 32 pixels wide."""
     photographs = [skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee(), skimage.data.rocket()]
     rng = np.random.default_rng(0)
     for i in range(count):
         photograph = photographs[i % len(photographs)]
         y, x = (int(rng.integers(side - 96)) for side in photograph.shape[:2])
-        Image.fromarray(photograph[y : y + 96, x : x + 96]).resize((32, 32)).save(folder / f"{i:03}.png")
+        piece = Image.fromarray(photograph[y : y + 96, x : x + 96]).convert("L")
+        piece.resize((32, 32)).save(folder / f"{i:03}.png")
 
 
 @pytest.mark.slow
