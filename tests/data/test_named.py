@@ -1,6 +1,5 @@
 import gzip
 import io
-import struct
 import subprocess
 import tarfile
 import time
@@ -15,6 +14,7 @@ from tutelage.data.index import open_data
 from tutelage.errors import DataError
 
 from .pictures_on_disk import fill
+from .test_idx import idx
 
 
 def refused(name: str, cache: Path, code: str = "D-20") -> str:
@@ -37,10 +37,6 @@ def test_digits_are_scikit_learns_in_full_range(tmp_path):
     assert np.abs(np.bincount(data.test.labels) - np.bincount(labels) / 5).max() <= 1
     assert len(data.test) == 359 and len(data.held_out) == 144
     assert any("8x8" in line for line in data.found.lines())
-
-
-def idx(array: np.ndarray) -> bytes:
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 def write_fashion(folder: Path) -> dict[str, np.ndarray]:
@@ -75,14 +71,6 @@ def test_files_that_are_not_the_published_ones_are_not_used(tmp_path, monkeypatc
     assert "another SHA-256" in message
     assert "TUTELAGE_OFFLINE" in message
     assert str(tmp_path / "fashion-mnist") in message and "dataset-fashion-mnist" in message
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: b"PK" + data[2:], lambda data: data + b"\0"])
-def test_damaged_idx_files_are_refused(damage):
-    whole = idx(np.zeros((2, 3, 3), dtype=np.uint8))
-    assert named.parse_idx(whole).shape == (2, 3, 3)
-    with pytest.raises(download.NotOurs):
-        named.parse_idx(damage(whole))
 
 
 def test_the_installed_fashion_mnist_is_the_published_one(tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from tutelage.data import named
 from tutelage.data.found import Found, open_files
+from tutelage.data.idx import is_idx_folder, read_idx_folder
 from tutelage.data.listing import Listing, list_data
-from tutelage.data.sources import ArraySource, FileSource, Pictures, Source
+from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
 from tutelage.errors import DataError
 
@@ -57,24 +58,28 @@ class Statistics(NamedTuple):
 
 
 def open_data(data: str, *, holdout: float = 0.1, cache: Path | None = None) -> Data:
-    """The set that `data` names: a named set, a folder, a list (.txt) or a table (.csv).
+    """The set that `data` names: a named set, a folder (of pictures, or of idx files), a list (.txt) or a table (.csv).
 
     A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
     of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
     besides its test part. Both are functions of names and labels alone. `cache` is where named sets are kept. Raises
-    DataError D-01 to D-20.
+    DataError D-01 to D-22.
     """
     path = Path(data).expanduser()
-    if data not in named.NAMES or path.exists():
-        return _open_listing(path.resolve().stem, list_data(path), holdout)
-    opened = named.open_named(data, cache or named.cache_folder())
+    opened: Listing | Arrays
+    if is_idx_folder(path):
+        name, opened = path.resolve().name, read_idx_folder(path)
+    elif data not in named.NAMES or path.exists():
+        name, opened = path.resolve().stem, list_data(path)
+    else:
+        name, opened = data, named.open_named(data, cache or named.cache_folder())
     if isinstance(opened, Listing):
-        return _open_listing(data, opened, holdout)
+        return _open_listing(name, opened, holdout)
     source = opened.source
     found = Found(
         len(source), Counter({source.size: len(source)}), Counter(["uint8"]), source.channels, notes=opened.notes
     )
-    return _divide(data, source, opened.labels, opened.classes, opened.parts, found, holdout)
+    return _divide(name, source, opened.labels, opened.classes, opened.parts, found, holdout)
 
 
 def measure_statistics(pictures: Pictures, limit: int = 10_000) -> Statistics:

@@ -8,18 +8,17 @@ Nothing is unpickled.
 import gzip
 import hashlib
 import os
-import struct
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.data import download, installed
+from tutelage.data.idx import parse_idx
 from tutelage.data.listing import Listing
-from tutelage.data.sources import ArraySource
+from tutelage.data.sources import Arrays, ArraySource
 from tutelage.errors import DataError
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", *installed.NAMES)
@@ -87,17 +86,6 @@ CIFAR = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """A set in memory."""
-
-    source: ArraySource
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    parts: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
 def cache_folder() -> Path:
     """Where sets are kept: $TUTELAGE_CACHE, $XDG_CACHE_HOME/tutelage or ~/.cache/tutelage."""
     if named := os.environ.get("TUTELAGE_CACHE"):
@@ -157,22 +145,14 @@ def read_fashion(folder: Path, sha256: dict[str, str] | None = None) -> Arrays:
             data = file.read()
         if sha256 and hashlib.sha256(data).hexdigest() != sha256[name]:
             raise download.NotOurs(f"{name} has another SHA-256 than the published file")
-        contents.append(parse_idx(data))
+        try:
+            contents.append(parse_idx(data))
+        except ValueError as error:
+            raise download.NotOurs(str(error)) from None
     train, train_labels, test, test_labels = contents
     labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
     parts = ("train",) * len(train) + ("test",) * len(test)
     return Arrays(ArraySource(np.concatenate([train, test]), "fashion-mnist"), labels, _FASHION_CLASSES, parts)
-
-
-def parse_idx(data: bytes) -> NDArray[np.uint8]:
-    """The array of an idx file of bytes: two zeros, type 8, the number of axes, their lengths, the values (LeCun)."""
-    if data[:3] != b"\0\0\x08":
-        raise download.NotOurs("no idx file of bytes")
-    shape = struct.unpack_from(f">{data[3]}I", data, 4)
-    values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3])
-    if values.size != np.prod(shape):
-        raise download.NotOurs(f"an idx file of {values.size} values for a shape of {shape}")
-    return values.reshape(shape)
 
 
 def _cifar_archive(name: str, cache: Path) -> Path:

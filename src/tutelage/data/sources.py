@@ -172,3 +172,14 @@ class Pictures:
     def labelled(self) -> "Pictures":
         """The pictures whose class is known."""
         return self.subset(self.labels >= 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A set in memory."""
+
+    source: ArraySource
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    parts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
