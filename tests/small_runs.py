@@ -27,12 +27,16 @@ FLAGS = [
     "--method.decoder.depth=1",
     "--method.decoder.heads=2",
 ]
+PLAIN_FLAGS = [flag for flag in FLAGS if ".decoder." not in flag]
+"""For a method without a decoder."""
 HEAD_FLAGS = [f"--method.head.{name}={value}" for name, value in HEAD.items()]
 
 
 def tiny(method: str, /, **changes: Any) -> RunSettings[Any]:
     """The quick-start of a method, shrunk; `changes` are merged in."""
-    values = _merge(recipes.load(f"{method}-quickstart").model_dump(), TINY)
+    values = recipes.load(f"{method}-quickstart").model_dump()
+    shared = TINY if "decoder" in values["method"] else {**TINY, "method": {}}
+    values = _merge(values, shared)
     if method == "pseudomae":
         values = _merge(values, {"method": {"head": HEAD}})
     return settings_class(method).model_validate(_merge(values, changes))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,29 +11,31 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from tutelage import recipes
-from tutelage.config import Count, Settings
+from tutelage.config import Count, NonNegativeInt, Settings
 from tutelage.engine import pretrain as engine
 from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
 from tutelage.errors import SettingsError
-from tutelage.evaluation.protocol import Evaluation
-from tutelage.evaluation.protocol import evaluate as evaluate_encoder
+from tutelage.evaluation import protocol as protocols
+from tutelage.evaluation.low_shot import LowShotSettings
+from tutelage.evaluation.result import Evaluation
 from tutelage.export import Encoder, load_encoder, write_timm
-from tutelage.report import write_report
+from tutelage.report import verdict, write_report
+from tutelage.report.collect import collect
 
-__all__ = ["Encoder", "Evaluation", "evaluate", "load_encoder", "pretrain"]
+__all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "load_encoder", "pretrain"]
 
 
 class EvaluateOptions(Settings):
-    """How good an encoder is: `tutelage evaluate knn|linear ENCODER --data DATA`."""
+    """How good an encoder is: `tutelage evaluate knn|linear|low-shot|all ENCODER --data DATA`."""
 
-    protocol: tyro.conf.Positional[Literal["knn", "linear"]]
-    """knn: nearest neighbours vote. linear: a linear classifier on frozen features."""
+    protocol: tyro.conf.Positional[Literal["knn", "linear", "low-shot", "all"]]
+    """knn: neighbours vote. linear: a classifier on frozen features. low-shot: one on few pictures. all: these in one pass."""
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")]
     """With labels: a folder, a list or CSV file, or a named set."""
     json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON on standard output."""
+    """Print the result as JSON on standard output; of all, a list."""
     linear_protocol: Annotated[Literal["cached", "mae"], tyro.conf.arg(name="protocol")] = "cached"
     """linear only: features computed once, or the published protocol with augmentation."""
     baselines: bool = True
@@ -46,6 +48,9 @@ class EvaluateOptions(Settings):
     """Use so many of the labelled training pictures, evenly spread, to be quicker; by default all."""
     device: Literal["cpu", "cuda"] | None = None
     """By default cuda where there is one."""
+    workers: NonNegativeInt = 0
+    """Threads that prepare pictures ahead; 0 prepares them as they are needed."""
+    low_shot: LowShotSettings = LowShotSettings()
 
 
 class ExportOptions(Settings):
@@ -86,11 +91,16 @@ def pretrain(recipe: str, data: str, out: str | Path | None = None, *, quiet: bo
     return run(chosen, out, quiet=quiet).out
 
 
-def evaluate(protocol: Literal["knn", "linear"], encoder: str | Path, data: str | Path, **options: Any) -> Evaluation:
+def evaluate(protocol: protocols.Name, encoder: str | Path, data: str | Path, **options: Any) -> Evaluation:
     """Accuracy of an encoder on labelled pictures; `options` are the fields of `EvaluateOptions`."""
-    return evaluate_with(
-        EvaluateOptions(protocol=protocol, encoder=str(encoder), data=str(data), **options), quiet=True
-    )
+    return evaluate_all((protocol,), encoder, data, **options)[0]
+
+
+def evaluate_all(
+    names: Sequence[protocols.Name], encoder: str | Path, data: str | Path, **options: Any
+) -> list[Evaluation]:
+    """Accuracy by several protocols with one pass over the pictures: `evaluate_all(("knn", "low-shot"), run, "photos")`."""
+    return _evaluated(names, EvaluateOptions(protocol="all", encoder=str(encoder), data=str(data), **options), say=None)
 
 
 def starting_settings(recipe: str | None, file: str | None) -> RunSettings[Any]:
@@ -128,29 +138,47 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
     if not quiet:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"done    {folder} · report {report}", markup=False)
+        console.print(f"verdict {_verdict_on(folder)}", markup=False)
         labelled = finished.labelled
         following = f"evaluate knn {folder} --data {settings.data}" if labelled else f"export {folder} --out DIR"
         console.print(f"next    tutelage {following}", markup=False)
     return finished
 
 
-def evaluate_with(options: EvaluateOptions, *, quiet: bool = False) -> Evaluation:
-    """Evaluate, with the table on standard error."""
-    result = evaluate_encoder(
-        options.protocol,
+def _verdict_on(folder: Path) -> str:
+    """The report's sentence on a run, and what to do about the first thing that went wrong."""
+    record = collect(folder)
+    found = verdict(record.metrics, record.monitors, record.settings, record.events)
+    todo = next((reason.todo for reason in found.reasons if reason.mark == "bad" and reason.todo), "")
+    return f"{found.sentence} {todo}".rstrip()
+
+
+def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
+    """Evaluate by one protocol or by all, with the tables on standard error."""
+    names: tuple[protocols.Name, ...] = (
+        ("knn", "linear", "low-shot") if options.protocol == "all" else (options.protocol,)
+    )
+    results = _evaluated(names, options, say=_every_few_seconds())
+    print("\n\n".join("\n".join(result.table()) for result in results), file=sys.stderr)
+    return results
+
+
+def _evaluated(
+    names: Sequence[protocols.Name], options: EvaluateOptions, say: Callable[[str], None] | None
+) -> list[Evaluation]:
+    return protocols.evaluate_all(
+        protocols.protocols_of(
+            names, linear_protocol=options.linear_protocol, epochs=options.epochs, low_shot=options.low_shot
+        ),
         options.encoder,
         options.data,
-        linear_protocol=options.linear_protocol,
         baselines=options.baselines,
         teacher=options.teacher,
-        epochs=options.epochs,
         train_pictures=options.train_pictures,
         device=options.device,
-        say=None if quiet else _every_few_seconds(),
+        workers=options.workers,
+        say=say,
     )
-    if not quiet:
-        print("\n".join(result.table()), file=sys.stderr)
-    return result
 
 
 def export_with(options: ExportOptions) -> None:

@@ -13,7 +13,8 @@ HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
 usage: tutelage COMMAND ...
 
   pretrain RECIPE --data DATA          learn a backbone from pictures without labels; the same command goes on
-  evaluate knn|linear ENCODER --data DATA   say how good an encoder is, beside raw pixels and an untrained one
+  evaluate knn|linear|low-shot|all ENCODER --data DATA
+                                       say how good an encoder is, beside raw pixels and an untrained one
   export ENCODER --out DIR             write a timm folder, and prove that it computes the same
   report RUN                           write RUN/report.html again
   recipes [NAME]                       list the recipes, or show one whole
@@ -135,9 +136,9 @@ def _evaluate(words: list[str]) -> int:
     from tutelage.options import parse
 
     options = parse(api.EvaluateOptions, words, command="tutelage evaluate")
-    result = api.evaluate_with(options)
+    results = [result.to_json() for result in api.evaluate_with(options)]
     if options.json_output:
-        print(json.dumps(result.to_json()))
+        print(json.dumps(results if options.protocol == "all" else results[0]))
     return 0
 
 

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn import functional as dist_nn
 
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
@@ -36,6 +37,11 @@ def rank() -> int:
 def all_sum(x: Tensor) -> Tensor:
     """The sum of `x` over all processes. Not differentiable: for targets and statistics only."""
     return _all_reduce(x, dist.ReduceOp.SUM) if world_size() > 1 else x
+
+
+def all_sum_with_gradient(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, for what is learned through: each gets the gradient of every process's sum."""
+    return dist_nn.all_reduce(x) if world_size() > 1 else x
 
 
 def all_max(x: Tensor) -> Tensor:

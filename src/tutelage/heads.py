@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tutelage.config import Count, Settings
 from tutelage.errors import SettingsError
+from tutelage.targets import standardise_channels
 
 Kind = Literal["class", "patch"]
 
@@ -27,8 +28,9 @@ class HeadSettings(Settings):
     """Number of linear layers before the prototypes."""
     share: Literal["shared", "shared_trunk", "separate"] = "shared"
     """One head for class and patch tokens, one trunk with two sets of prototypes, or two heads (methods A9)."""
-    in_norm: bool = False
-    """Normalise the head's input over its features, without a learned scale (methods A12)."""
+    in_norm: Literal["none", "token", "batch"] = "none"
+    """Standardise the head's input, without a learned scale: each token over its features, or each feature over the
+    tokens of the batch of all processes, which takes out what they share (methods A12)."""
 
 
 class ProjectionHead(nn.Module):
@@ -50,7 +52,10 @@ class ProjectionHead(nn.Module):
 
     def project(self, x: Float[Tensor, "b t d"], kind: Kind) -> Float[Tensor, "b t k"]:
         """Tokens in the bottleneck, of length 1."""
-        x = F.layer_norm(x, x.shape[-1:], eps=1e-6) if self.in_norm else x
+        if self.in_norm == "token":
+            x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        elif self.in_norm == "batch":
+            x = standardise_channels(x)
         # The last is the second where there are two: class tokens take the first of either, patch tokens the last.
         return F.normalize(self.trunks[0 if kind == "class" else -1](x), dim=-1)
 

@@ -42,9 +42,12 @@ class MethodSettings(Settings, ABC):
         """What is worth saying before a run with these sizes."""
         return []
 
+    def check_classes(self, data: str, shown: int) -> None:
+        """Refuse the set called `data`, whose labelled training pictures show this many classes; most methods need none."""
+
     @abstractmethod
-    def build(self, vit: VisionTransformer) -> "Method":
-        """The method around a student."""
+    def build(self, vit: VisionTransformer, num_classes: int = 0) -> "Method":
+        """The method around a student, for data of `num_classes` classes."""
 
 
 class Method(nn.Module, ABC):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tutelage.losses import CosAxis, cosine_loss, entropy
 from tutelage.method import Method, Output
+from tutelage.neighbours import knn_predict
 
 UNIFORM_TOLERANCE = 0.1
 """Nats below ln m within which a label loss tells next to nothing: the predictions then rule out fewer than a tenth of
@@ -53,19 +54,17 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Share of queries whose k nearest training pictures elect their label, each voting exp(cosine / temperature).
+    """Share of queries whose k nearest training pictures elect their label: `neighbours.knn_predict`.
 
-    The kNN of DINO's protocol. Pictures without a label (-1) neither vote nor ask; k is at most the number that can vote.
-    NaN when none can.
+    Pictures without a label (-1) neither vote nor ask; k is at most the number that can vote. NaN when none can.
     """
     voters, asking = train_labels >= 0, query_labels >= 0
-    x, y = F.normalize(_wide(train[voters]), dim=-1), train_labels[voters]
-    q, truth = F.normalize(_wide(queries[asking]), dim=-1), query_labels[asking]
-    if not len(x) or not len(q):
+    if not voters.any() or not asking.any():
         return math.nan
-    cosines, nearest = (q @ x.T).topk(min(k, len(x)), dim=1)
-    votes = cosines.new_zeros(len(q), int(y.max()) + 1).scatter_add_(1, y[nearest], (cosines / temperature).exp())
-    return float((votes.argmax(1) == truth).float().mean())
+    votes, truth = train_labels[voters], query_labels[asking]
+    x, num_classes = train[voters], int(votes.max()) + 1
+    predicted = knn_predict(x, votes, queries[asking], k=k, temperature=temperature, num_classes=num_classes)
+    return float((predicted == truth).double().mean())
 
 
 # --- reconstruction ---------------------------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
     `reconstruction_loss`, `position_constant_loss`, `position_constant_share` (of the target, 0 to 1) · `class_loss`,
     `class_kl` (loss minus the entropy of its target), `class_gain` (ln m minus loss, nats better than a uniform guess),
     `class_prototype_entropy`, `class_prototypes_used`, and as many of `patch` · `distinct_matches` ·
-    `<teacher>_distance`.
+    `<teacher>_distance` · `cross_entropy`, `classifier_accuracy` of a classifier trained on labels.
     """
     parts = {name: float(value.detach()) for name, value in output.parts.items()}
     values: dict[str, float] = {}
@@ -183,6 +182,8 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
         values |= _labels(kind, parts.get(kind), target, output.seen[f"{kind}_labels"])
     if "nearest" in output.seen and "patch_labels" in output.seen:
         values["distinct_matches"] = distinct_matches(output.seen["nearest"], output.seen["patch_labels"].shape[1])
+    if "logits" in output.seen:
+        values |= _classified(parts, output.seen["logits"], output.seen["labels"])
     return values | {f"{name}_distance": value for name, value in teacher_distance(method).items()}
 
 
@@ -222,6 +223,15 @@ def _labels(
         floor = float(entropy(_wide(target)).mean())
         values |= {f"{kind}_loss": loss, f"{kind}_kl": loss - floor, f"{kind}_gain": math.log(labels.shape[-1]) - loss}
     return values
+
+
+def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: Int[Tensor, "b"]) -> dict[str, float]:
+    """Loss and accuracy of a classifier on the pictures that have a label; nothing where none has."""
+    known = labels >= 0
+    if not known.any():
+        return {}
+    right = logits[known].argmax(1) == labels[known]
+    return {"cross_entropy": parts["cross_entropy"], "classifier_accuracy": float(right.float().mean())}
 
 
 def _wide(x: Tensor) -> Tensor:

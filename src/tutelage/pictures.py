@@ -38,13 +38,15 @@ def draw_step(
     """Draw what a step of a method allows into `folder`; the paths of the PNG files.
 
     `batch` is normalised, as the method took it. `reconstruction.png` for pixels, `tokens.png` for teacher tokens,
-    `prototypes.png` where there are class labels.
+    `prototypes.png` where there are class labels; none where nothing was hidden.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    if "ids_mask" not in output.seen:
+        return []
     x = denormalise(batch["train"].views[0], statistics)
     seen = {name: tensor.float().cpu() for name, tensor in output.seen.items() if tensor.is_floating_point()}
     ids = output.seen["ids_mask"].cpu()
     patch, grid = patch_of(method.student), grid_of(method.student)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     if "pixels" in seen:
         settings: Any = method.settings

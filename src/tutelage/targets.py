@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.distributed import all_max, all_sum
+from tutelage.distributed import all_max, all_sum, all_sum_with_gradient
 
 EPS = 1e-6
 
@@ -51,6 +51,19 @@ def standardise(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + EPS).sqrt()
 
 
+def standardise_channels(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """Each channel minus its mean, over its unbiased deviation (variance + 1e-6), over all rows of all processes.
+
+    A batch normalisation without a learned scale or running averages, differentiable, in at least float32.
+    """
+    x = x.double() if x.dtype == torch.float64 else x.float()
+    rows = tuple(range(x.ndim - 1))
+    count = all_sum(x.new_tensor(float(x[..., 0].numel())))
+    mean = all_sum_with_gradient(x.sum(rows)) / count
+    variance = all_sum_with_gradient(((x - mean) ** 2).sum(rows)) / (count - 1)
+    return (x - mean) / (variance + EPS).sqrt()
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
@@ -65,10 +78,7 @@ def token_target(tokens: Float[Tensor, "b n d"], norm: TargetNorm) -> Float[Tens
     if norm == "picture":
         return standardise(x.transpose(1, 2)).transpose(1, 2)
     if norm == "batch":
-        rows = all_sum(torch.tensor(float(x.shape[0] * x.shape[1]), device=x.device, dtype=x.dtype))
-        mean = all_sum(x.sum((0, 1))) / rows
-        variance = all_sum(((x - mean) ** 2).sum((0, 1))) / (rows - 1)
-        return (x - mean) / (variance + EPS).sqrt()
+        return standardise_channels(x)
     return x
 
 

@@ -12,6 +12,7 @@ from equations.tiny import HEAD, PROTOTYPES, WIDTH, shake
 from tutelage.errors import SettingsError
 from tutelage.heads import HeadSettings, ProjectionHead, check_rows
 from tutelage.losses import entropy, soft_cross_entropy
+from tutelage.targets import standardise_channels
 
 
 def tokens(b: int = 2, n: int = 5) -> Tensor:
@@ -137,12 +138,23 @@ def test_class_and_patch_tokens_share_what_the_setting_says(share: str, trunks: 
 def test_a_normalised_input_makes_the_head_blind_to_scale() -> None:
     """A12."""
     x = tokens()
-    plain, norm = tiny_head(), tiny_head(in_norm=True)
+    plain, norm = tiny_head(), tiny_head(in_norm="token")
     torch.testing.assert_close(norm(7 * x + 3, "patch"), norm(x, "patch"), rtol=0, atol=1e-5)
     assert (plain(7 * x + 3, "patch") - plain(x, "patch")).abs().max() > 1e-2
     normed = (x.numpy() - x.numpy().mean(-1, keepdims=True)) / np.sqrt(x.numpy().var(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(norm(x, "patch").detach(), formulas.head(normed, formulas.weights_of(norm)), atol=1e-10)
     assert len(list(norm.parameters())) == len(list(plain.parameters()))
+
+
+def test_a_batch_normalised_input_makes_the_head_blind_to_what_all_tokens_share() -> None:
+    """A12."""
+    x = tokens()
+    norm, scale, shift = tiny_head(in_norm="batch"), torch.rand(x.shape[-1]) + 0.5, torch.randn(x.shape[-1])
+    torch.testing.assert_close(norm(x * scale + shift, "patch"), norm(x, "patch"), rtol=0, atol=1e-4)
+    rows = x.numpy().reshape(-1, x.shape[-1])
+    normed = (x.numpy() - rows.mean(0)) / np.sqrt(rows.var(0, ddof=1) + 1e-6)
+    np.testing.assert_allclose(norm(x, "patch").detach(), formulas.head(normed, formulas.weights_of(norm)), atol=1e-10)
+    assert torch.autograd.gradcheck(standardise_channels, (x.clone().requires_grad_(),))
 
 
 def test_fewer_rows_than_half_the_prototypes_are_refused_with_a_number_that_does() -> None:

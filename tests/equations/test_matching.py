@@ -150,8 +150,9 @@ def test_the_scopes_differ_with_three_folds_and_agree_with_one() -> None:
         {"match_feature": "bottleneck"},
         {"match_feature": "logits"},
         {"match_metric": "l2"},
-        {"match_norm": "standardise"},
-        {"match_norm": "standardise", "match_metric": "l2"},
+        {"match_norm": "token"},
+        {"match_norm": "picture"},
+        {"match_norm": "token", "match_metric": "l2"},
     ],
 )
 def test_the_space_of_matching_is_the_settings(changes: dict[str, str]) -> None:
@@ -165,7 +166,10 @@ def test_the_space_of_matching_is_the_settings(changes: dict[str, str]) -> None:
     }[changes.get("match_feature", "token")]
     y, e = space(method.head, y), space(teachers_head, e)
     if "match_norm" in changes:
-        e = torch.from_numpy(formulas.standardise(e.numpy()))
+        per_channel = changes["match_norm"] == "picture"
+        rows = e.numpy().swapaxes(1, 2) if per_channel else e.numpy()
+        e = formulas.standardise(rows)
+        e = torch.from_numpy(e.swapaxes(1, 2).copy() if per_channel else e)
     far = distance if changes.get("match_metric") == "l2" else angle
     assert np.array_equal(nearest[..., 0], nearest_by_loop(y, e, far))
     assert nearest.unique().numel() > 1

@@ -40,7 +40,7 @@ SIZE = {"patch": PATCH, "depth": DEPTH, "heads": HEADS}
 def head(x: Array, module: torch.nn.Module, kind: str) -> Array:
     """Logits of rows, by whichever trunk and prototypes are that kind's."""
     w = formulas.weights_of(module)
-    if module.in_norm:
+    if module.in_norm == "token":
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     last = kind == "patch"
     trunk = int(last and "trunks.1.0.weight" in w)
@@ -121,7 +121,7 @@ def reference(method: Method, one: Batch, clock: Clock) -> dict[str, float]:
         {"teacher_mode": "single", "label_folds": 1},
         {"head": HEAD.model_copy(update={"prototypes": 12, "share": "shared_trunk"})},  # A9
         {"head": HEAD.model_copy(update={"prototypes": 12, "share": "separate"})},
-        {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": True})},  # A12
+        {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": "token"})},  # A12
     ],
     ids=lambda changes: ", ".join(f"{k} {v}" for k, v in changes.items() if k != "head") or None,
 )
@@ -168,7 +168,9 @@ def test_every_choice_of_a_switch_gives_another_loss() -> None:
         {"teacher_temperature": {"start": 0.05, "end": 0.05, "epochs": 0}},  # A18
         {"teacher_mode": "single-two-forwards"},  # A21
         {"teacher_mode": "single"},
-        {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": True})},  # A12
+        {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": "token"})},  # A12
+        {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": "batch"})},
+        {"match_norm": "picture"},  # A16
     ]
     assert len({losses(**choice) for choice in choices}) == len(choices)
 

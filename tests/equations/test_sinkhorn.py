@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from equations import formulas
-from tutelage.targets import assign, sinkhorn, token_target
+from tutelage.targets import assign, sinkhorn, standardise_channels, token_target
 
 
 def logits(rows: int = 96, m: int = 16, spread: float = 0.1) -> Tensor:
@@ -142,6 +142,7 @@ def test_two_processes_give_the_labels_of_one_with_all_rows(tmp_path) -> None:
         "per_fold": assign(x, 0.05, folds=3, scope="per_fold"),
         "positionwise": assign(x, 0.05, folds=3, scope="positionwise", positions=positions),
         "target": token_target(x, "batch"),
+        "gradient": _gradient(x),
     }
     for name, expected in whole.items():
         torch.testing.assert_close(torch.cat([half[name] for half in halves]), expected, rtol=0, atol=1e-10)
@@ -155,6 +156,15 @@ def _positions() -> Tensor:
     return torch.stack([torch.randperm(30, generator=generator)[:24] for _ in range(4)])
 
 
+def _gradient(x: Tensor, first: int = 0) -> Tensor:
+    """Of a loss that weighs the standardised rows of picture i by i + 1; processes' losses are summed, as DDP's are."""
+    x = x.detach().clone().requires_grad_()
+    weights = torch.arange(first + 1, first + 1 + len(x), dtype=x.dtype)[:, None, None]
+    (standardise_channels(x) ** 3 * weights).sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
 def _label_half(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -162,5 +172,6 @@ def _label_half(rank: int, folder: str) -> None:
     scopes = ("global", "per_fold", "per_rank", "positionwise")
     out = {scope: assign(x, 0.05, folds=3, scope=scope, positions=positions) for scope in scopes}
     out["target"] = token_target(x, "batch")
+    out["gradient"] = _gradient(x, first=4 * rank // 2)
     torch.save(out, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

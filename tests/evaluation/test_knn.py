@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.evaluation.knn import knn_accuracies, knn_predict, neighbours
+from tutelage.neighbours import knn_accuracies, knn_predict, neighbours
 
 
 def vote_by_hand(train, labels, queries, k, temperature, num_classes):

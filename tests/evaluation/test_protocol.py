@@ -1,13 +1,24 @@
+import contextlib
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tests.evaluation.small import GREY, NAME, small_vit, write_run
+from timm.layers import PatchEmbed
+from torch import nn
 
+from tutelage.api import evaluate, evaluate_all
+from tutelage.data.order import Draws
 from tutelage.errors import CheckpointError, DataError, SettingsError
-from tutelage.evaluation.protocol import Row, Score, evaluate
+from tutelage.evaluation.knn import KNNSettings, score_knn
+from tutelage.evaluation.linear import CachedSettings, score_cached
+from tutelage.evaluation.low_shot import LowShotSettings, score_low_shot
+from tutelage.evaluation.parts import Labelled, Split
+from tutelage.evaluation.protocol import VERSION
+from tutelage.evaluation.result import Row, Score
 from tutelage.export import write_timm
 
 
@@ -63,21 +74,100 @@ def test_maes_protocol_runs_end_to_end(folder, tmp_path):
     assert [list(row.scores) for row in found.rows] == [["pixels"], ["cls", "mean"], ["cls", "mean"]]
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_low_shot_tells_mean_and_deviation_for_each_number_of_labels(folder):
+    found = evaluate("low-shot", folder, "digits", low_shot=LowShotSettings(shots=(1, 10), draws=3))
+    assert found.protocol == "low-shot/1"
+    assert [row.name for row in found.rows] == ["raw pixels", "untrained", "encoder"]
+    pixels = json.loads(json.dumps(found.to_json()))["rows"][0]["scores"]["pixels"]
+    by_k = pixels["details"]
+    assert 0.4 < by_k["test_by_k"]["1"] < by_k["test_by_k"]["10"] == pixels["test"] < 0.98
+    assert 0 < by_k["std_by_k"]["10"] < by_k["std_by_k"]["1"] < 0.2
+    assert set(by_k["c_by_k"]) == {"1", "10"} and set(by_k["c_by_k"].values()) <= set(found.settings["c"])
+    assert any(f"chosen on {found.pictures['held_out']} held-out pictures" in note for note in found.notes)
+    assert any("raw pixels" in line and "k=1 " in line and "±" in line for line in found.table())
+
+
+def test_a_class_with_too_few_pictures_for_low_shot_is_refused_before_anything_is_computed(folder, tmp_path):
+    data = str(striped(tmp_path, "abc", per_class=8))
+    seen = []
+    with watched(lambda pictures: seen.append(len(pictures))), pytest.raises(DataError, match="D-16"):
+        evaluate_all(("knn", "low-shot"), folder, data)
+    assert not seen
+    assert evaluate("low-shot", folder, data, low_shot=LowShotSettings(shots=(1, 4)), baselines=False).accuracy > 0.3
+
+
+@contextlib.contextmanager
+def watched(see):
+    """Calls `see` with every batch of pictures that any encoder embeds."""
+    hook = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: see(inputs[0]) if isinstance(module, PatchEmbed) else None
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_several_protocols_share_one_pass_and_find_what_each_finds_alone(folder, tmp_path):
+    data = str(striped(tmp_path, "abc"))
+    names, options = ("knn", "linear", "low-shot"), {"epochs": 3, "low_shot": LowShotSettings(shots=(1, 3), draws=2)}
+    own = {"knn": [], "linear": ["epochs"], "low-shot": ["low_shot"]}
+    alone = [evaluate(name, folder, data, **{key: options[key] for key in own[name]}) for name in names]
+    seen = []
+    with watched(lambda pictures: seen.append(len(pictures))):
+        together = evaluate_all(names, folder, data, **options)
+    assert sum(seen) == 2 * 60  # the untrained encoder and the encoder
+    for one, other in zip(together, alone, strict=True):
+        assert (one.protocol, one.rows, one.notes) == (other.protocol, other.rows, other.notes)
+
+
+def test_maes_protocol_computes_no_features_of_training_pictures(folder, tmp_path):
+    data, seen = str(striped(tmp_path, "abc")), []
+    with watched(lambda pictures: seen.append(len(pictures))):
+        found = evaluate("linear", folder, data, linear_protocol="mae", epochs=3, baselines=False)
+    parts = found.pictures
+    assert sum(seen) == 3 * parts["train"] + parts["held_out"] + parts["test"]
+
+
+def test_workers_prepare_pictures_and_change_nothing(folder, tmp_path):
+    data, threads = str(striped(tmp_path, "abc")), set()
+    plain = evaluate("knn", folder, data)
+    with watched(lambda pictures: threads.update(thread.name[:8] for thread in threading.enumerate())):
+        assert evaluate("knn", folder, data, workers=2).rows == plain.rows
+    assert "pictures" in threads
+
+
+def test_what_is_held_out_of_training_is_said_to_teach_nothing(folder, tmp_path):
+    def told(data, **options):
+        notes = evaluate("knn", folder, str(data), baselines=False, **options).notes
+        return [note for note in notes if "papers teach with all" in note]
+
+    striped(tmp_path / "set", "abc", part="train")
+    striped(tmp_path / "set", "abc", per_class=6, part="test")
+    (note,) = told(tmp_path / "set")
+    assert note.startswith("54 of 60 training pictures teach, the others choose the token")
+    assert told(tmp_path / "set", train_pictures=30) == []
+    striped(tmp_path / "set", "abc", per_class=6, part="val")
+    assert told(tmp_path / "set") == []
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "low-shot"])
 def test_nothing_is_chosen_on_test_pictures(folder, tmp_path, protocol):
     """With the classes of the test part swapped everything chosen stays, and the accuracy is that of the choice."""
     striped(tmp_path / "true", "abc", part="train")
     striped(tmp_path / "true", "abc", per_class=6, part="test")
     striped(tmp_path / "swapped", "abc", part="train")
     striped(tmp_path / "swapped", "bca", per_class=6, part="test")
-    true, swapped = (evaluate(protocol, folder, str(tmp_path / name)) for name in ("true", "swapped"))
+    few = {"low_shot": LowShotSettings(shots=(1, 5), draws=2)} if protocol == "low-shot" else {}
+    true, swapped = (evaluate(protocol, folder, str(tmp_path / name), **few) for name in ("true", "swapped"))
     assert true.rows[0].accuracy > 0.9
     assert swapped.rows[0].accuracy < 0.1
     for one, other in zip(true.rows, swapped.rows, strict=True):
         assert one.token == other.token
         for token, score in one.scores.items():
             assert score.held_out == other.scores[token].held_out
-            assert score.details.get("learning_rate") == other.scores[token].details.get("learning_rate")
+            for chosen in ("learning_rate", "c_by_k"):
+                assert score.details.get(chosen) == other.scores[token].details.get(chosen)
 
 
 def test_the_headline_is_the_token_that_is_better_on_held_out_pictures():
@@ -90,6 +180,49 @@ def test_evaluating_twice_gives_the_same_numbers(folder, tmp_path):
     data = str(striped(tmp_path, "abc"))
     first, second = (evaluate("linear", folder, data, epochs=2) for _ in range(2))
     assert first.rows == second.rows
+
+
+PINNED = {
+    "knn": (0.6125, 0.5583, {"k": 20, "test_by_k": {"10": 0.525, "20": 0.5583, "100": 0.575, "200": 0.5833}}),
+    "linear": (0.6125, 0.5833, {"learning_rate": 0.01}),
+    "low-shot": (
+        0.5325,
+        0.5,
+        {
+            "k": 10,
+            "test_by_k": {"1": 0.3417, "10": 0.5},
+            "std_by_k": {"1": 0.0328, "10": 0.051},
+            "c_by_k": {"1": 10.0, "10": 0.001},
+        },
+    ),
+}
+
+
+def uniform(seed, count, width=16, classes=4):
+    """Uniform numbers from integer arithmetic; the column of a picture's class is raised by 0.4."""
+    x = torch.from_numpy(Draws(seed).uniforms(count * width).reshape(count, width))
+    y = torch.arange(count) % classes
+    x[torch.arange(count), y] += 0.4
+    return Labelled(x, y)
+
+
+@pytest.mark.parametrize("protocol", PINNED)
+def test_the_numbers_of_version_1_stay(protocol):
+    """Raise VERSION when these change. They were recorded with the code of the first commit that had the protocol."""
+    parts = Split(uniform(1, 200), uniform(2, 80), uniform(3, 120))
+    score = {
+        "knn": lambda: score_knn(parts, 4, KNNSettings()),
+        "linear": lambda: score_cached(parts, 4, CachedSettings(epochs=10)),
+        "low-shot": lambda: score_low_shot(parts, 4, LowShotSettings(shots=(1, 10))),
+    }[protocol]()
+    assert VERSION == 1
+    held_out, test, details = PINNED[protocol]
+    assert (round(score.held_out, 4), round(score.test, 4)) == (held_out, test)
+    rounded = {
+        key: {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value
+        for key, value in score.details.items()
+    }
+    assert rounded == details
 
 
 def test_a_runs_result_is_kept_with_the_run(tmp_path):
@@ -142,9 +275,13 @@ def test_a_class_without_training_pictures_counts_as_wrong_and_is_named(folder, 
     assert found.rows[0].accuracy <= 8 / 9
 
 
-def test_options_that_mean_nothing_to_knn_are_refused_before_anything_is_read():
-    with pytest.raises(SettingsError, match="C-40"):
+def test_options_that_mean_nothing_to_a_protocol_are_refused_before_anything_is_read():
+    with pytest.raises(SettingsError, match="C-40: epochs and a linear protocol belong to 'linear', not to knn"):
         evaluate("knn", "nowhere", "nothing", epochs=3)
+    with pytest.raises(SettingsError, match="C-40: shots, draws and C belong to 'low-shot', not to knn, linear"):
+        evaluate_all(("knn", "linear"), "nowhere", "nothing", low_shot=LowShotSettings(draws=3))
+    with pytest.raises(SettingsError, match="C-41: there is no protocol 'low_shot'. Did you mean 'low-shot'?"):
+        evaluate_all(("knn", "low_shot"), "nowhere", "nothing")
     with pytest.raises(CheckpointError, match="K-02"):
         evaluate("knn", "nowhere", "nothing")
 

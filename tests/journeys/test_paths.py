@@ -77,20 +77,33 @@ def test_the_encoder_and_its_teachers_load_in_timm(run: Path) -> None:
         assert vit.forward_features(torch.randn(2, 3, 16, 16)).shape == (2, 17, 16)
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear"])
+FEW = ["--low-shot.shots", "1", "5", "--low-shot.draws=2"]
+
+
+@pytest.mark.parametrize("words", [["knn"], ["linear", "--epochs=5"], ["low-shot", *FEW]], ids=lambda words: words[0])
 def test_evaluate_prints_json_on_standard_output_and_the_table_beside(
-    run: Path, shapes: Path, protocol: str, capsys
+    run: Path, shapes: Path, words: list[str], capsys
 ) -> None:
-    assert (
-        main(["evaluate", protocol, str(run), f"--data={shapes}", "--json", *(["--epochs=5"] * (protocol == "linear"))])
-        == 0
-    )
+    protocol, *options = words
+    assert main(["evaluate", protocol, str(run), f"--data={shapes}", "--json", *options]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
     assert [row["name"] for row in result["rows"]] == ["raw pixels", "untrained", "encoder"]
     assert result["rows"][0]["accuracy"] == 1.0  # the classes lie open in the pixels
     assert "raw pixels" in said.err
     assert lines(run / "evaluations.jsonl")[-1]["protocol"] == result["protocol"]
+
+
+def test_evaluate_all_prints_a_list_and_keeps_each_result_with_the_run(run: Path, shapes: Path, capsys) -> None:
+    words = ["evaluate", "all", str(run), f"--data={shapes}", "--json", "--epochs=5", "--workers=1", *FEW]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    protocols = ["knn/1", "linear-cached/1", "low-shot/1"]
+    assert [result["protocol"] for result in json.loads(said.out)] == protocols
+    assert [line["protocol"] for line in lines(run / "evaluations.jsonl")[-3:]] == protocols
+    assert "linear-cached/1 on" in said.err and "k=5 " in said.err
+    assert main(["report", str(run)]) == 0
+    assert "low-shot/1" in (run / "report.html").read_text()
 
 
 def test_evaluate_takes_fewer_training_pictures_and_says_so(run: Path, shapes: Path, capsys) -> None:
@@ -137,7 +150,10 @@ def test_the_python_door(shapes: Path, tmp_path: Path) -> None:
     out = tutelage.pretrain("sdae-quickstart", str(shapes), tmp_path / "run", method=decoder, **small)
     encoder = tutelage.load_encoder(str(out))
     assert encoder.size == (16, 16) and encoder.channels == 3
-    assert 0 <= tutelage.evaluate("knn", out, shapes, baselines=False).accuracy <= 1
+    one = tutelage.evaluate("knn", out, shapes, baselines=False)
+    assert 0 <= one.accuracy <= 1
+    both = tutelage.evaluate_all(("linear", "knn"), out, shapes, baselines=False, epochs=2)
+    assert [found.protocol for found in both] == ["linear-cached/1", "knn/1"] and both[1].rows == one.rows
 
 
 @pytest.mark.parametrize(
@@ -163,7 +179,7 @@ def test_every_recipe_checks_and_builds_without_memory(name: str) -> None:
     settings = recipes.load(name)
     settings.check()
     with torch.device("meta"):
-        method = settings.method.build(build_vit(settings.backbone, 3))
+        method = settings.method.build(build_vit(settings.backbone, 3), num_classes=10)
     assert sum(p.numel() for p in method.parameters()) > 0
     text = recipes.docstring(name)
     assert f"pretrain {name}" in text and "Source:" in text and "Expected:" in text
@@ -192,3 +208,25 @@ def test_the_first_page_of_help_shows_at_most_a_dozen_flags(capsys) -> None:
     assert 5 < sum(line.startswith("  --") for line in said.splitlines()) <= 12
     assert main(["pretrain", "mae-quickstart", "--help-all"]) == 0
     assert "--method.mask-ratio" in capsys.readouterr().out
+
+
+def test_a_run_ends_with_the_verdict_of_its_report(shapes: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    words = ["pretrain", "mae-quickstart", f"--data={shapes}", f"--out={out}", "--steps=2", *FLAGS]
+    assert main(words) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in said[-3:]] == ["done", "verdict", "next"]
+    assert said[-2] == "verdict Too short to tell whether it learns."
+    assert said[-2].removeprefix("verdict ") in (out / "report.html").read_text()
+
+
+def test_a_bad_verdict_comes_with_what_to_do(shapes: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    words = ["pretrain", "mae-quickstart", f"--data={shapes}", f"--out={out}", "--steps=2", *FLAGS]
+    assert main(words) == 0
+    first, last = lines(out / "metrics.jsonl")
+    (out / "metrics.jsonl").write_text(json.dumps(first) + "\n" + json.dumps({**last, "loss": None}) + "\n")
+    capsys.readouterr()
+    assert main(words) == 0  # goes on with a run that is finished: nothing but the end again
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("verdict"))
+    assert line.startswith("verdict The numbers went wrong: losses or gradients were not finite. Lower --optim.base-lr")

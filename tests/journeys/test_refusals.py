@@ -67,6 +67,14 @@ def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
     [
         (["evaluate", "knnn", "x", "--data=y"], "C-02: Invalid choice 'knnn' for argument 'protocol'."),
         (["evaluate", "knn", "x"], "C-02: --data is missing."),
+        (
+            ["evaluate", "knn", "x", "--data=y", "--low-shot.draws=3"],
+            "C-40: shots, draws and C belong to 'low-shot', not to knn.",
+        ),
+        (
+            ["evaluate", "low-shot", "x", "--data=y", "--low-shot.draws=1"],
+            "draws is 1: it should be greater than or equal",
+        ),
         (["evaluate"], "C-02: Not enough arguments."),
         (["export", "x"], "C-02: --out is missing."),
         (

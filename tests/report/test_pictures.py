@@ -17,6 +17,7 @@ from tutelage.method import MethodSettings
 from tutelage.methods.mae import MAESettings
 from tutelage.methods.pseudomae import PseudoMAESettings
 from tutelage.methods.sdae import SdAESettings
+from tutelage.methods.supervised import SupervisedSettings
 from tutelage.pictures import (
     HIDDEN,
     TILE,
@@ -128,6 +129,7 @@ STEPS: dict[str, tuple[MethodSettings, set[str]]] = {
         PseudoMAESettings(decoder=DECODER, head=HeadSettings(prototypes=8, hidden=16, bottleneck=8)),
         {"tokens.png", "prototypes.png"},
     ),
+    "supervised": (SupervisedSettings(), set()),
 }
 
 
@@ -138,7 +140,7 @@ def test_a_step_is_drawn(tmp_path: Path, name: str, channels: int) -> None:
     backbone = BackboneSettings(
         name="vit_tiny_patch16_224", image_size=(16, 24), patch_size=(4, 6), width=16, depth=1, heads=2
     )
-    method = settings.build(build_vit(backbone, channels))
+    method = settings.build(build_vit(backbone, channels), num_classes=3)
     views = len(method.streams["train"].views)
     batch = {
         "train": Batch(

@@ -23,7 +23,10 @@ from tutelage.errors import CheckpointError
 from tutelage.method import Method
 
 FORMAT = 1
-KEEP = 2
+NEWEST = 2
+"""How many of the newest checkpoints there are: the second is there in case the first is damaged."""
+KEPT = "KEPT"
+"""A checkpoint that holds a file of this name is never removed."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, method: Method, optimizer: torch.optim.Optimizer, clock: Clock, fingerprint: str
 ) -> Path:
-    """Write the checkpoint of this step, then remove all but the newest `KEEP`."""
+    """Write the checkpoint of this step."""
     target = folder / f"step-{clock.step:08d}"
     for left_behind in folder.glob(
         ".step-*"
@@ -69,14 +72,29 @@ def save_checkpoint(
     )  # only a damaged one can be there: a whole one would have been gone on from
     temporary.rename(target)
     _sync_folder(folder)
-    for old in checkpoint_folders(folder)[KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def prune_checkpoints(folder: Path, keep_steps: int | None = None) -> None:
+    """Remove all but the newest two and those that are kept for good: at multiples of `keep_steps`, or marked so before.
+
+    The mark lasts: a run that goes on with another `keep_steps`, or without, keeps what it kept.
+    """
+    for place, path in enumerate(checkpoint_folders(folder)):
+        if keep_steps and step_of(path) % keep_steps == 0:
+            (path / KEPT).touch()
+        elif place >= NEWEST and not (path / KEPT).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints of a run, newest first by their step, never by their time."""
-    return sorted(folder.glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
+    return sorted(folder.glob("step-[0-9]*"), key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint."""
+    return int(path.name.removeprefix("step-"))
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -8,7 +8,7 @@ import torch
 from tutelage.clock import Clock
 from tutelage.data.index import Data
 from tutelage.distributed import all_max, alone, barrier, rank
-from tutelage.engine.checkpoint import save_checkpoint
+from tutelage.engine.checkpoint import prune_checkpoints, save_checkpoint
 from tutelage.engine.launch import StopRequest
 from tutelage.engine.progress import ProgressLine
 from tutelage.engine.run import RunFolder
@@ -73,6 +73,8 @@ class Keeper:
         self.progress.say(_answer(answer))
 
     def _save_due(self, clock: Clock) -> bool:
+        if self.settings.keep_steps and clock.step % self.settings.keep_steps == 0:
+            return True
         if self.settings.save_steps:
             return clock.step % self.settings.save_steps == 0
         return time.monotonic() >= self.next_save
@@ -87,12 +89,18 @@ class Keeper:
     def _save(self, clock: Clock) -> None:
         if rank() == 0:
             save_checkpoint(self.run.checkpoints, self.method, self.optimizer, clock, self.data.fingerprint)
+            prune_checkpoints(self.run.checkpoints, self.settings.keep_steps)
             self.run.event("checkpoint", step=clock.step)
         barrier()
         self.next_save = time.monotonic() + SAVE_EVERY
 
 
 def _answer(answer: dict[str, Any]) -> str:
-    names = {"knn_accuracy": "kNN {:.1%}", "rank_me": "RankMe {:.1f}", "feature_std": "feature std {:.2f}"}
+    names = {
+        "classifier_accuracy": "classifier {:.1%}",
+        "knn_accuracy": "kNN {:.1%}",
+        "rank_me": "RankMe {:.1f}",
+        "feature_std": "feature std {:.2f}",
+    }
     told = [text.format(answer[name]) for name, text in names.items() if name in answer]
     return f"watch   step {answer['step']} · held out: {' · '.join(told)}"

@@ -54,6 +54,7 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> F
         settings.check(world_size())
         check_writable(out)
         data = open_data(settings.data, holdout=settings.holdout)
+        settings.method.check_classes(data.name, len({*data.train.labels.tolist()} - {-1}))
         clock = new_clock(settings, data)
         run = RunFolder(out, writes=rank() == 0)
         try:
@@ -121,7 +122,7 @@ def build(settings: RunSettings[Any], data: Data) -> tuple[Method, Statistics, C
         statistics = IMAGENET
     else:
         statistics = measure_statistics(data.train)
-    return settings.method.build(vit), statistics, coverage
+    return settings.method.build(vit, len(data.train.classes)), statistics, coverage
 
 
 def new_clock(settings: RunSettings[Any], data: Data) -> Clock:

@@ -58,6 +58,8 @@ class RunSettings(Settings, Generic[M]):
     """Threads that prepare pictures ahead; by default none on a CPU, which they would slow, and up to 8 beside a GPU."""
     save_steps: Count | None = None
     """Steps between checkpoints; by default one after a minute, then every 10 minutes."""
+    keep_steps: Count | None = None
+    """Checkpoints at multiples of it are kept for good, beside the newest two; for curves of what was learned when."""
     log_steps: Count = 10
     """Steps between lines of metrics.jsonl."""
     monitors: NonNegativeInt = 10
@@ -163,7 +165,7 @@ def explain(error: ValidationError) -> str:
     return " ".join(sentences)
 
 
-_FREE = {"workers", "save_steps", "log_steps", "device", "export_teachers"}
+_FREE = {"workers", "save_steps", "keep_steps", "log_steps", "device", "export_teachers"}
 """What may change when a run goes on: nothing that the numbers depend on."""
 
 

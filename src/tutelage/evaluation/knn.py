@@ -1,14 +1,13 @@
-"""Weighted nearest neighbours on frozen features (Wu et al. 2018; DINO's protocol)."""
+"""kNN as a protocol: how well an encoder's nearest training pictures elect the class of a picture."""
 
 from typing import Annotated
 
-import torch
-from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.config import Count, Positive, Settings
+from tutelage.evaluation.parts import Split
+from tutelage.evaluation.result import Score
+from tutelage.neighbours import knn_accuracies
 
 
 class KNNSettings(Settings):
@@ -22,56 +21,13 @@ class KNNSettings(Settings):
     """A vote weighs exp(cosine / temperature)."""
 
 
-def knn_predict(
-    train: Float[Tensor, "n d"],
-    train_labels: Int[Tensor, "n"],
-    queries: Float[Tensor, "m d"],
-    *,
-    k: int = 20,
-    temperature: float = 0.07,
-    num_classes: int,
-) -> Int[Tensor, "m"]:
-    """The class with the largest vote among the k most similar training pictures; of equal votes the lowest class.
-
-    argmax_c sum_{j in N_k} exp(cos(q, x_j) / temperature) [y_j = c]. k is at most the number of training pictures.
-    """
-    similarity, nearest = neighbours(train, queries, k)
-    return vote(similarity, train_labels[nearest], temperature, num_classes)
-
-
-def knn_accuracies(
-    train: Float[Tensor, "n d"],
-    train_labels: Int[Tensor, "n"],
-    queries: Float[Tensor, "m d"],
-    labels: Int[Tensor, "m"],
-    *,
-    ks: tuple[int, ...],
-    temperature: float,
-    num_classes: int,
-) -> dict[int, float]:
-    """Share of queries whose class is predicted, for each k, with one search for all of them."""
-    similarity, nearest = neighbours(train, queries, max(ks))
-    votes = train_labels[nearest]
-    predicted = {k: vote(similarity[:, :k], votes[:, :k], temperature, num_classes) for k in ks}
-    return {k: float((classes == labels).double().mean()) for k, classes in predicted.items()}
-
-
-def neighbours(
-    train: Float[Tensor, "n d"], queries: Float[Tensor, "m d"], k: int
-) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
-    """Cosines and numbers of the k most similar training pictures, most similar first, in float32.
-
-    The queries are taken in chunks, so that 256 MiB of cosines are held at most.
-    """
-    bank = F.normalize(train.float(), dim=1).T
-    chunk = max(1, 2**26 // len(train))
-    found = [(F.normalize(part.float(), dim=1) @ bank).topk(min(k, len(train)), dim=1) for part in queries.split(chunk)]
-    return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
-
-
-def vote(
-    similarity: Float[Tensor, "m k"], labels: Int[Tensor, "m k"], temperature: float, num_classes: int
-) -> Int[Tensor, "m"]:
-    """The class with the largest sum of exp(similarity / temperature)."""
-    weights = (similarity / temperature).exp()
-    return weights.new_zeros(len(labels), num_classes).scatter_add_(1, labels, weights).argmax(dim=1)
+def score_knn(split: Split, num_classes: int, settings: KNNSettings) -> Score:
+    """Accuracies by k; no k is more than the number of training pictures."""
+    k, *also = (min(k, len(split.train.y)) for k in (settings.k, *settings.also))
+    on_held_out, on_test = (
+        knn_accuracies(
+            *split.train, *part, ks=tuple(sorted({k, *also})), temperature=settings.temperature, num_classes=num_classes
+        )
+        for part in (split.held_out, split.test)
+    )
+    return Score(on_held_out[k], on_test[k], {"k": k, "test_by_k": {str(k): on_test[k] for k in on_test}})

@@ -1,241 +1,150 @@
-"""`evaluate`: how good an encoder is, beside raw pixels and the same encoder untrained, by a named protocol."""
+"""How good an encoder is, beside raw pixels and the same encoder untrained, by one protocol or by several in one pass."""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from tutelage.config import Settings
-from tutelage.data.index import Data, Pictures, open_data
-from tutelage.errors import DataError, MachineError, SettingsError
-from tutelage.evaluation.features import Features, Say, features, pixel_features, untrained
-from tutelage.evaluation.knn import KNNSettings, knn_accuracies
-from tutelage.evaluation.linear import CachedSettings, MAESettings, train_cached, train_mae
+from tutelage.data.index import Data, open_data
+from tutelage.errors import MachineError, SettingsError, nearest
+from tutelage.evaluation.features import Say, features, pixel_features, untrained
+from tutelage.evaluation.knn import KNNSettings, score_knn
+from tutelage.evaluation.linear import CachedSettings, MAESettings, score_cached, share, train_mae
+from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes, score_low_shot
+from tutelage.evaluation.parts import Parts, Seen, labelled_parts
+from tutelage.evaluation.result import Evaluation, Row, Score
 from tutelage.export import Encoder, load_encoder
 
 VERSION = 1
 """Goes up when a protocol's numbers change."""
-_Protocol = KNNSettings | CachedSettings | MAESettings
-_NAMES: dict[type[Settings], str] = {KNNSettings: "knn", CachedSettings: "linear-cached", MAESettings: "linear-mae"}
+Name = Literal["knn", "linear", "low-shot"]
+Protocol = KNNSettings | CachedSettings | MAESettings | LowShotSettings
+_NAMES: dict[type[Settings], str] = {
+    KNNSettings: "knn",
+    CachedSettings: "linear-cached",
+    MAESettings: "linear-mae",
+    LowShotSettings: "low-shot",
+}
+_LOW_SHOT = LowShotSettings()
 
 
-class Score(NamedTuple):
-    """Shares of pictures whose class is predicted, 0 to 1."""
-
-    held_out: float
-    test: float
-    details: dict[str, Any]
-    """The learning rate that was chosen, or the test accuracy for each k."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """The scores of one kind of features."""
-
-    name: str
-    scores: dict[str, Score]
-    """By token: `cls`, `mean`, or `pixels`."""
-
-    @property
-    def token(self) -> str:
-        """The token that is better on held-out pictures; of equal ones the class token."""
-        return max(self.scores, key=lambda token: self.scores[token].held_out)
-
-    @property
-    def accuracy(self) -> float:
-        """The headline: accuracy on test pictures of the token that was chosen on held-out ones."""
-        return self.scores[self.token].test
+def protocols_of(
+    names: Iterable[Name],
+    *,
+    linear_protocol: Literal["cached", "mae"] = "cached",
+    epochs: int | None = None,
+    low_shot: LowShotSettings = _LOW_SHOT,
+) -> tuple[Protocol, ...]:
+    """The settings of the named protocols. Raises SettingsError C-40 (a setting that none of them has), C-41 (a name)."""
+    names = tuple(names)
+    if "linear" not in names and (epochs is not None or linear_protocol != "cached"):
+        raise SettingsError("C-40", f"epochs and a linear protocol belong to 'linear', not to {', '.join(names)}.")
+    if "low-shot" not in names and low_shot != _LOW_SHOT:
+        raise SettingsError("C-40", f"shots, draws and C belong to 'low-shot', not to {', '.join(names)}.")
+    linear = MAESettings if linear_protocol == "mae" else CachedSettings
+    made: dict[Name, Protocol] = {
+        "knn": KNNSettings(),
+        "linear": linear() if epochs is None else linear(epochs=epochs),
+        "low-shot": low_shot,
+    }
+    for name in names:
+        if name not in made:
+            raise SettingsError("C-41", f"there is no protocol '{name}'.", todo=nearest(name, made))
+    return tuple(made[name] for name in names)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found. The last row is the encoder's."""
-
-    protocol: str
-    """Name and version, as `knn/1`."""
-    settings: dict[str, Any]
-    encoder: str
-    origin: str
-    """The folder that the weights were read from."""
-    teacher: str | None
-    architecture: str
-    data: str
-    fingerprint: str
-    pictures: dict[str, int]
-    """Number of labelled pictures of each part: `train`, `held_out`, `test`."""
-    num_classes: int
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-    seconds: float
-
-    @property
-    def accuracy(self) -> float:
-        """The encoder's headline, 0 to 1."""
-        return self.rows[-1].accuracy
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; accuracies are shares, 0 to 1."""
-        rows = [
-            {
-                "name": row.name,
-                "token": row.token,
-                "accuracy": row.accuracy,
-                "scores": {token: score._asdict() for token, score in row.scores.items()},
-            }
-            for row in self.rows
-        ]
-        return {**vars(self), "notes": list(self.notes), "accuracy": self.accuracy, "rows": rows}
-
-    def table(self) -> list[str]:
-        """Lines for a terminal; accuracies in per cent."""
-        parts = ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in self.pictures.items())
-        lines = [
-            f"{self.protocol} on {self.data}: {parts} pictures, {self.num_classes} classes",
-            f"  {'features':<18} {'token':<7} {'held-out':>9} {'test':>7}",
-        ]
-        for row in self.rows:
-            for token, score in row.scores.items():
-                mark = " <" if token == row.token and len(row.scores) > 1 else ""
-                name = row.name if token == next(iter(row.scores)) else ""
-                lines.append(f"  {name:<18} {token:<7} {100 * score.held_out:>9.2f} {100 * score.test:>7.2f}{mark}")
-        lines += [f"  note: {note}" for note in self.notes]
-        what = "  <: the token that is better on held-out pictures; its test accuracy is the result"
-        return [*lines, what, f"accuracy {100 * self.accuracy:.2f} % ({self.encoder}, {self.seconds:.1f} s)"]
-
-
-class _Parts(NamedTuple):
-    train: Pictures
-    held_out: Pictures
-    test: Pictures
-
-
-class _Found(NamedTuple):
-    """Features of the parts."""
-
-    train: Features
-    held_out: Features
-    test: Features
-
-
-def evaluate(
-    protocol: Literal["knn", "linear"],
+def evaluate_all(
+    protocols: Sequence[Protocol],
     where: str,
     data: str,
     *,
-    linear_protocol: Literal["cached", "mae"] = "cached",
     baselines: bool = True,
     teacher: str | None = None,
-    epochs: int | None = None,
     train_pictures: int | None = None,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
     workers: int = 0,
     say: Say | None = None,
-) -> Evaluation:
-    """How well an encoder's frozen features tell the classes of `data` apart.
+) -> list[Evaluation]:
+    """How well an encoder's frozen features tell the classes of `data` apart, by each protocol.
 
-    Learning rate and token are chosen on the held-out part, and the test part is asked once. `where` names the encoder as
-    in `load_encoder`; the result for a run is also appended to its evaluations.jsonl. `epochs` is for `linear`, by default
-    the protocol's. `train_pictures` takes that many labelled training pictures, evenly spread, and at most a quarter as many
-    held-out ones. `batch_size` is how many pictures the encoder takes at once: by default 32 on a CPU, else 256.
+    An encoder sees each picture once, and the protocols share what it gives (only `linear-mae` sees training pictures again,
+    augmented). Token, learning rate and C are chosen on the held-out part, and the test part is asked once. `where` names
+    the encoder as in `load_encoder`; results for a run are also appended to its evaluations.jsonl. `train_pictures` takes
+    that many labelled training pictures, evenly spread, and at most a quarter as many held-out ones. `batch_size` is how
+    many pictures the encoder takes at once: by default 32 on a CPU, else 256. `workers` threads prepare pictures ahead.
 
-    Raises CheckpointError for the encoder, DataError for pictures that cannot be used or have no labels (D-10).
+    Raises CheckpointError for the encoder; DataError for pictures that cannot be used or have no labels (D-10), and for
+    classes smaller than the shots of low-shot (D-16).
     """
     start = time.perf_counter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = _settings(protocol, linear_protocol, epochs)
     encoder = load_encoder(where, teacher=teacher, device=device)
     opened = open_data(data)
-    parts, notes = _labelled_parts(opened)
-    if train_pictures is not None and train_pictures < len(parts.train):
-        parts = parts._replace(
-            train=_spread(parts.train, train_pictures), held_out=_spread(parts.held_out, max(1, train_pictures // 4))
+    parts, notes, whole = _parts(opened, train_pictures, protocols)
+    judge = _Judge(protocols, parts, device, batch_size or (32 if str(device) == "cpu" else 256), workers, say)
+    rows = list(judge.rows(encoder, baselines))
+    evaluations = [
+        Evaluation(
+            protocol=f"{_NAMES[type(settings)]}/{VERSION}",
+            settings=settings.model_dump(mode="json"),
+            encoder=where,
+            origin=encoder.origin,
+            teacher=teacher,
+            architecture=encoder.architecture,
+            data=opened.name,
+            fingerprint=opened.fingerprint,
+            pictures={name: len(part) for name, part in parts._asdict().items()},
+            num_classes=judge.num_classes,
+            rows=tuple(row[i] for row in rows),
+            notes=(*notes, *_remarks(settings, parts, baselines, whole)),
+            seconds=round(time.perf_counter() - start, 3),
         )
+        for i, settings in enumerate(protocols)
+    ]
+    _remember(Path(where).expanduser(), evaluations)
+    return evaluations
+
+
+def _parts(data: Data, train_pictures: int | None, protocols: Sequence[Protocol]) -> tuple[Parts, list[str], bool]:
+    """The pictures to use, what to say about them, and whether they are a training set less what is held out of it."""
+    parts, notes = labelled_parts(data)
+    whole = any("training pictures are held out" in note for note in notes)
+    if train_pictures is not None and train_pictures < len(parts.train):
+        parts, whole = parts.spread(train_pictures), False
         notes.append(
             f"{len(parts.train):,} training and {len(parts.held_out):,} held-out pictures are used, evenly spread"
         )
-    batch_size = batch_size or (32 if str(device) == "cpu" else 256)
-    judge = _Judge(settings, parts, device, batch_size, workers, say)
-    rows = [judge.pixels(encoder), judge.encoder("untrained", untrained(encoder))] if baselines else []
-    rows.append(judge.encoder("encoder", encoder))
-    evaluation = Evaluation(
-        protocol=f"{_NAMES[type(settings)]}/{VERSION}",
-        settings=settings.model_dump(mode="json"),
-        encoder=where,
-        origin=encoder.origin,
-        teacher=teacher,
-        architecture=encoder.architecture,
-        data=opened.name,
-        fingerprint=opened.fingerprint,
-        pictures={name: len(part) for name, part in parts._asdict().items()},
-        num_classes=judge.num_classes,
-        rows=tuple(rows),
-        notes=(*notes, *_remarks(settings, len(parts.train), baselines)),
-        seconds=round(time.perf_counter() - start, 3),
-    )
-    _remember(Path(where).expanduser(), evaluation)
-    return evaluation
+    for settings in protocols:
+        if isinstance(settings, LowShotSettings):
+            refuse_small_classes(parts.train, settings)
+    return parts, notes, whole
 
 
-def _spread(pictures: Pictures, count: int) -> Pictures:
-    """At most `count` pictures, evenly spread over the set."""
-    return pictures.subset(np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(np.int64))
-
-
-def _settings(protocol: str, linear_protocol: str, epochs: int | None) -> _Protocol:
-    if protocol == "knn":
-        if epochs is not None or linear_protocol != "cached":
-            raise SettingsError("C-40", "knn trains nothing: epochs and a linear protocol belong to 'linear'.")
-        return KNNSettings()
-    kind: Callable[..., CachedSettings | MAESettings] = MAESettings if linear_protocol == "mae" else CachedSettings
-    return kind() if epochs is None else kind(epochs=epochs)
-
-
-def _labelled_parts(data: Data) -> tuple[_Parts, list[str]]:
-    """The labelled pictures of each part, and what to say about them. Raises DataError D-10 or D-15."""
-    parts = _Parts(data.train.labelled(), data.held_out.labelled(), data.test.labelled())
-    counts = {name: len(part) for name, part in parts._asdict().items()}
-    if not any(counts.values()):
-        raise DataError(
-            "D-10",
-            f"{data.name} has no labels.",
-            "Accuracy cannot be measured without them.",
-            "Give class folders, or a CSV file with the columns path and label.",
-        )
-    empty = [name.replace("_", "-") for name, count in counts.items() if not count]
-    if empty:
-        raise DataError(
-            "D-10", f"{data.name} has no labelled {' and no '.join(empty)} pictures.", todo="Label more of them."
-        )
-    if len(set(parts.train.labels.tolist())) < 2:
-        raise DataError(
-            "D-15", f"the labelled training pictures of {data.name} are all of one class.", todo="Label another."
-        )
-    notes = [note for note in data.found.notes if "testing" in note or "held out" in note]
-    unlabelled = len(data.train) + len(data.held_out) + len(data.test) - sum(counts.values())
-    if unlabelled:
-        notes.append(f"{unlabelled:,} pictures without a label are not used")
-    unseen = set(parts.test.labels.tolist()) - set(parts.train.labels.tolist())
-    if unseen:
-        names = ", ".join(parts.train.classes[k] for k in sorted(unseen)[:5])
-        notes.append(f"{len(unseen)} classes have test pictures but no training picture, and count as wrong: {names}")
-    return parts, notes
-
-
-def _remarks(settings: _Protocol, count: int, baselines: bool) -> list[str]:
-    """What a reader must know about the protocol, on `count` training pictures."""
-    remarks = []
-    if isinstance(settings, KNNSettings) and max(settings.k, *settings.also) > count:
-        remarks.append(f"k is at most {count}, the number of training pictures")
-    if isinstance(settings, MAESettings) and count < 100_000:
+def _remarks(settings: Protocol, parts: Parts, baselines: bool, whole: bool) -> list[str]:
+    """What a reader must know about the protocol on these pictures."""
+    remarks, train, held_out = [], len(parts.train), len(parts.held_out)
+    if isinstance(settings, LowShotSettings):
         remarks.append(
-            f"MAE's protocol is made for ImageNet: on {count:,} pictures it learns little; see linear-cached"
+            f"{settings.draws} draws; one C for each k and token, chosen on {held_out:,} held-out pictures with their labels"
+        )
+    elif whole:
+        chosen = "token and learning rate" if isinstance(settings, CachedSettings) else "token"
+        remarks.append(
+            f"{train:,} of {train + held_out:,} training pictures teach, the others choose the {chosen}: papers teach with all"
+        )
+    if isinstance(settings, KNNSettings) and max(settings.k, *settings.also) > train:
+        remarks.append(f"k is at most {train}, the number of training pictures")
+    if isinstance(settings, MAESettings) and train < 100_000:
+        remarks.append(
+            f"MAE's protocol is made for ImageNet: on {train:,} pictures it learns little; see linear-cached"
         )
     if isinstance(settings, MAESettings) and baselines:
         remarks.append("raw pixels are judged by linear-cached")
@@ -244,10 +153,10 @@ def _remarks(settings: _Protocol, count: int, baselines: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class _Judge:
-    """A protocol on labelled pictures: makes a row of scores of an encoder."""
+    """Protocols on labelled pictures: make rows of scores of an encoder, one for each protocol."""
 
-    settings: _Protocol
-    parts: _Parts
+    protocols: Sequence[Protocol]
+    parts: Parts
     device: torch.device | str
     batch_size: int
     workers: int
@@ -257,57 +166,56 @@ class _Judge:
     def num_classes(self) -> int:
         return len(self.parts.train.classes)
 
-    def encoder(self, name: str, who: Encoder) -> Row:
+    def rows(self, encoder: Encoder, baselines: bool) -> Iterator[list[Row]]:
+        if baselines:
+            yield self._pixels(encoder)
+            yield self._encoder("untrained", untrained(encoder))
+        yield self._encoder("encoder", encoder)
+
+    def _encoder(self, name: str, who: Encoder) -> list[Row]:
         passes: dict[str, Any] = {"device": self.device, "workers": self.workers, "say": self.say}
-        found = _Found(*(features(who, part, batch_size=self.batch_size, **passes) for part in self.parts))
-        if isinstance(self.settings, MAESettings):
-            heads = train_mae(who, self.parts.train, self.num_classes, self.settings, **passes)
-            return Row(name, {token: self._of_head(head, found, token) for token, head in heads.items()})
-        return Row(name, {token: self._score(self.settings, found, token) for token in ("cls", "mean")})
+        seen = Seen(self.parts, partial(features, who, batch_size=self.batch_size, **passes))
+        rows = []
+        for settings in self.protocols:
+            if isinstance(settings, MAESettings):
+                heads = train_mae(who, self.parts.train, self.num_classes, settings, **passes)
+                rows.append(Row(name, {token: self._of_head(head, seen, token) for token, head in heads.items()}))
+            else:
+                rows.append(Row(name, {token: self._score(settings, seen, token) for token in ("cls", "mean")}))
+        return rows
 
-    def pixels(self, like: Encoder) -> Row:
+    def _pixels(self, like: Encoder) -> list[Row]:
         """The pixels that an encoder gets. MAE's protocol has no such row: the cached one stands in."""
-        plain = CachedSettings(epochs=self.settings.epochs) if isinstance(self.settings, MAESettings) else self.settings
-        found = _Found(*(pixel_features(p, like.size, like.statistics, workers=self.workers) for p in self.parts))
-        return Row("raw pixels", {"pixels": self._score(plain, found, "cls")})
+        seen = Seen(self.parts, lambda part: pixel_features(part, like.size, like.statistics, workers=self.workers))
+        plain = [CachedSettings(epochs=s.epochs) if isinstance(s, MAESettings) else s for s in self.protocols]
+        return [Row("raw pixels", {"pixels": self._score(settings, seen, "cls")}) for settings in plain]
 
-    def _score(self, settings: KNNSettings | CachedSettings, found: _Found, token: str) -> Score:
-        x, held_out, test = (getattr(part, token).to(self.device) for part in found)
-        y, y_held_out, y_test = (part.labels.to(self.device) for part in found)
+    def _score(self, settings: KNNSettings | CachedSettings | LowShotSettings, seen: Seen, token: str) -> Score:
+        if isinstance(settings, LowShotSettings):
+            return score_low_shot(seen.split(token, "cpu"), self.num_classes, settings, self.say)
+        split = seen.split(token, self.device)
         if isinstance(settings, KNNSettings):
-            k, *ks = (min(k, len(x)) for k in (settings.k, *settings.also))
-            options: dict[str, Any] = {"ks": tuple(sorted({k, *ks})), "temperature": settings.temperature}
-            options["num_classes"] = self.num_classes
-            on_held_out = knn_accuracies(x, y, held_out, y_held_out, **options)
-            on_test = knn_accuracies(x, y, test, y_test, **options)
-            return Score(on_held_out[k], on_test[k], {"k": k, "test_by_k": {str(k): on_test[k] for k in on_test}})
-        heads = train_cached(x, y, self.num_classes, settings)
-        rates = [_share(predicted, y_held_out) for predicted in heads.predict(held_out)]
-        best = max(range(len(rates)), key=rates.__getitem__)
-        chosen = {"learning_rate": settings.learning_rates[best]}
-        return Score(rates[best], _share(heads.predict(test)[best], y_test), chosen)
+            return score_knn(split, self.num_classes, settings)
+        return score_cached(split, self.num_classes, settings)
 
-    def _of_head(self, head: torch.nn.Module, found: _Found, token: str) -> Score:
+    def _of_head(self, head: nn.Module, seen: Seen, token: str) -> Score:
         with torch.no_grad():
             held_out, test = (
-                _share(head(getattr(part, token).to(self.device)).argmax(dim=1).cpu(), part.labels)
-                for part in found[1:]
+                share(head(getattr(part, token).to(self.device)).argmax(dim=1).cpu(), part.labels)
+                for part in (seen.held_out, seen.test)
             )
         return Score(held_out, test, {})
 
 
-def _share(predicted: Tensor, labels: Tensor) -> float:
-    return float((predicted == labels).double().mean())
-
-
-def _remember(where: Path, evaluation: Evaluation) -> None:
-    """Append the result to evaluations.jsonl where the encoder is a run."""
+def _remember(where: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Append the results to evaluations.jsonl where the encoder is a run."""
     if not (where / "settings.json").is_file():
         return
-    line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **evaluation.to_json()}, ensure_ascii=False)
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    lines = [json.dumps({"time": now, **one.to_json()}, ensure_ascii=False) + "\n" for one in evaluations]
     try:
         with (where / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.writelines(lines)
     except OSError as error:
         raise MachineError(
             "R-03", f"{where}/evaluations.jsonl cannot be written: {error.strerror or error}."

@@ -30,7 +30,7 @@ class MAESettings(MethodSettings):
         check_mask(num_patches, self.mask_ratio)
         self.decoder.check()
 
-    def build(self, vit: VisionTransformer) -> "MAE":
+    def build(self, vit: VisionTransformer, num_classes: int = 0) -> "MAE":
         """MAE around a student."""
         return MAE(self, vit)
 

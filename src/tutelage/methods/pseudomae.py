@@ -23,7 +23,7 @@ from tutelage.heads import HeadSettings, Kind, ProjectionHead, check_rows
 from tutelage.losses import CosAxis, cosine_loss, soft_cross_entropy
 from tutelage.masking import PatchMask, check_folds, check_mask, gather, random_mask, visible_count
 from tutelage.method import Method, MethodSettings, Output, seen, total
-from tutelage.targets import SinkhornScope, TargetNorm, assign, nearest_tokens, standardise, token_target
+from tutelage.targets import SinkhornScope, TargetNorm, assign, nearest_tokens, token_target
 from tutelage.teacher import EMATeacher, TeacherSettings
 
 
@@ -73,8 +73,9 @@ class PseudoMAESettings(MethodSettings):
     """Space in which the nearest teacher token is sought: before the head, in its bottleneck, or its logits (A16)."""
     match_metric: Literal["cosine", "l2"] = "cosine"
     """Distance by which it is sought (methods A16)."""
-    match_norm: Literal["none", "standardise"] = "none"
-    """Standardise the teacher's tokens before matching (methods A16)."""
+    match_norm: TargetNorm = "none"
+    """Over what the teacher's tokens are standardised before matching, as `target_norm` (methods A16). The student's
+    outputs are near the reconstruction target: with the same here, both are in the same space."""
 
     reconstruction_weight: NonNegative = 1.0
     """lambda_m of eq. 5; 0 drops the loss."""
@@ -148,7 +149,7 @@ class PseudoMAESettings(MethodSettings):
         told = f"{rows['class']:,} class and {rows['patch']:,} patch tokens over {self.head.prototypes:,} prototypes"
         return [f"labels  Sinkhorn balances {told}"] if self.labels else []
 
-    def build(self, vit: VisionTransformer) -> "PseudoMAE":
+    def build(self, vit: VisionTransformer, num_classes: int = 0) -> "PseudoMAE":
         """PseudoMAE around a student."""
         return PseudoMAE(self, vit)
 
@@ -297,7 +298,7 @@ class PseudoMAE(Method):
             x = head.project(x, "patch")
         elif s.match_feature == "logits":
             x = head(x, "patch")
-        return standardise(x) if teacher and s.match_norm == "standardise" else x
+        return token_target(x, s.match_norm) if teacher else x
 
 
 def _matched(labels: Float[Tensor, "b n m"], nearest: Int[Tensor, "b h matches"]) -> Float[Tensor, "b h m"]:

@@ -42,7 +42,7 @@ class SdAESettings(MethodSettings):
         check_folds(num_patches, self.mask_ratio, self.folds)
         self.decoder.check()
 
-    def build(self, vit: VisionTransformer) -> "SdAE":
+    def build(self, vit: VisionTransformer, num_classes: int = 0) -> "SdAE":
         """SdAE around a student."""
         return SdAE(self, vit)
 

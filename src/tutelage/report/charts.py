@@ -68,6 +68,12 @@ def charts(record: Record) -> list[Chart]:
             marks={f"ln {prototypes}": chance} if chance else {},
         ),
         _chart(
+            "Cross-entropy",
+            "Of the classifier that is trained on labels, in nats: on training and on held-out pictures.",
+            {"training": _line(metrics, "cross_entropy"), "held out": _line(monitors, "cross_entropy")},
+            zero=True,
+        ),
+        _chart(
             "Reconstruction",
             "On held-out pictures: the model's loss, and that of a constant answer per position.",
             {

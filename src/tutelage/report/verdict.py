@@ -179,7 +179,7 @@ def _uniform(metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str
         text = (
             f"The {kind} label loss is {loss:.3f}, {where} the {chance:.3f} = ln {prototypes:.0f} of a uniform guess."
         )
-        todo = "Train longer, use fewer --method.head.prototypes, or --method.head.in-norm." if bad else ""
+        todo = "Train longer, use fewer --method.head.prototypes, or --method.head.in-norm batch." if bad else ""
         divergence = _last(monitors, f"{kind}_kl")
         if bad and divergence is not None and divergence < UNIFORM_TOLERANCE:
             text += f" The teacher's labels are as flat: the loss is {divergence:.3f} above their entropy."
@@ -234,7 +234,7 @@ def _notes(metrics: Sequence[Row], monitors: Sequence[Row]) -> list[Reason]:
     matches = _last(monitors, "distinct_matches")
     if matches is not None and matches < 0.1:
         text = f"Student tokens match only {matches:.0%} of a picture's teacher tokens (random features match 63 %)."
-        notes.append(Reason("note", text, "Few teacher tokens serve as hubs; try --method.match-norm standardise."))
+        notes.append(Reason("note", text, "Few teacher tokens serve as hubs; try --method.match-norm picture."))
     return notes
 
 

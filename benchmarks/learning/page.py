@@ -1,0 +1,127 @@
+"""Write the tables and charts of docs/results.md again from the lines of the learning bench.
+
+    .venv/bin/python benchmarks/learning/page.py
+
+Between `<!-- learning TABLE SCALE -->` and `<!-- end -->` the page gets the table of these lines, and a chart where rows
+have a curve. Nothing between the two is written by hand. Accuracies are in per cent, the mean over the seeds and, behind
+±, its standard error; the token (class or mean) was chosen on held-out pictures.
+"""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+BLOCK = re.compile(r"(<!-- learning (?P<table>\S+) (?P<scale>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PROTOCOLS = {"knn/1": "kNN", "linear-cached/1": "linear", "low-shot/1": "10-shot"}
+Line = dict[str, Any]
+
+
+def page() -> None:
+    """Fill every block of the page."""
+    file = DOCS / "results.md"
+    text = BLOCK.sub(lambda m: m[1] + block(m["table"], m["scale"]) + m[4], file.read_text())
+    file.write_text(text)
+
+
+def block(table: str, scale: str) -> str:
+    """Tables of all data sets, and their charts."""
+    found = [json.loads(line) for line in (HERE / f"{scale}.jsonl").read_text().splitlines()]
+    by_data: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in found:
+        if line["table"] == table:
+            by_data[line["row"]["data"]][line["row"]["name"]].append(line)
+    out = []
+    for data, rows in by_data.items():
+        columns = ["row", *PROTOCOLS.values(), "pictures seen", "pictures/s"]
+        out += [f"\n**{data}**, {seeds(rows)}\n", f"| {' | '.join(columns)} |"]
+        out += ["|" + "---|" * len(columns)]
+        for name, lines in rows.items():
+            out += table_rows(name, lines)
+        if any(len(line["judged"]) > 1 for lines in rows.values() for line in lines):
+            picture = DOCS / "pictures" / f"learning-{table}-{data}-{scale}.svg"
+            chart(rows, data, picture)
+            out += [f"\n![accuracy against pictures seen and against time](pictures/{picture.name})"]
+    return "\n".join(out) + "\n\n"
+
+
+def seeds(rows: dict[str, list[Line]]) -> str:
+    """How many seeds each row has."""
+    counts = sorted({len(lines) for lines in rows.values()})
+    return f"{' to '.join(map(str, counts))} seed{'s' if counts != [1] else ''} a row"
+
+
+def table_rows(name: str, lines: list[Line]) -> list[str]:
+    """The row's line, and before an untrained encoder's one for raw pixels."""
+    speed = [line["images_per_second"] for line in lines if "images_per_second" in line]
+    seen = f"{lines[0]['row']['pictures']:,}" if speed else "0"
+    out = []
+    if not speed:
+        out.append(f"| raw pixels | {' | '.join(score(lines[:1], 'raw pixels'))} | | |")
+    out.append(f"| {name} | {' | '.join(score(lines, 'encoder'))} | {seen} | {f'{mean(speed):.0f}' if speed else ''} |")
+    return out
+
+
+def score(lines: list[Line], name: str) -> list[str]:
+    """Mean and standard error of each protocol at the end of the runs."""
+    return [spread([accuracy(last(line), protocol, name) for line in lines]) for protocol in PROTOCOLS]
+
+
+def last(line: Line) -> list[Line]:
+    """What was found at the last step."""
+    return list(line["judged"][max(line["judged"], key=int)])
+
+
+def accuracy(judged: list[Line], protocol: str, name: str = "encoder") -> float:
+    """Per cent."""
+    return float(next(100 * row["accuracy"] for row in judged if (row["protocol"], row["name"]) == (protocol, name)))
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard error."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else "")
+
+
+def chart(rows: dict[str, list[Line]], data: str, file: Path) -> None:
+    """kNN and linear accuracy against pictures seen, and against seconds of training; a band of one standard error."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharey="row")
+    for name, lines in rows.items():
+        curves = [line for line in lines if len(line["judged"]) > 1]
+        for i, protocol in enumerate(("knn/1", "linear-cached/1")):
+            if not curves:
+                if lines and "images_per_second" not in lines[0]:
+                    level = mean(accuracy(last(line), protocol) for line in lines)
+                    for axis in axes[i]:
+                        axis.axhline(level, color="grey", linestyle=":", linewidth=1)
+                continue
+            steps = sorted(int(step) for step in curves[0]["judged"])
+            values = [[accuracy(line["judged"][str(step)], protocol) for line in curves] for step in steps]
+            middle = [mean(v) for v in values]
+            error = [stdev(v) / len(v) ** 0.5 if len(v) > 1 else 0.0 for v in values]
+            batch, speed = curves[0]["settings"]["batch_size"], mean(line["images_per_second"] for line in curves)
+            for axis, unit in zip(axes[i], (1e3, speed * 60), strict=True):
+                x = [step * batch / unit for step in steps]
+                (drawn,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
+                low, high = ([m + sign * e for m, e in zip(middle, error, strict=True)] for sign in (-1, 1))
+                axis.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+    for i, title in enumerate(("kNN", "linear")):
+        axes[i][0].set_ylabel(f"{title} accuracy, %")
+    axes[0][0].set_title(f"{data}: dotted, the untrained encoder")
+    axes[1][0].set_xlabel("thousand pictures seen")
+    axes[1][1].set_xlabel("minutes of training on one processor core")
+    axes[0][1].legend(frameon=False, fontsize=8)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    page()

@@ -1,0 +1,149 @@
+"""Run a table of the learning bench: pretrain each row with each seed, judge it, append a line to the results.
+
+    .venv/bin/python benchmarks/learning/run.py TABLE --out RUNS [--glyphs FOLDER] [--scale cpu|gpu] [--jobs 2]
+
+Interrupt it at will: the same command goes on, with runs where they stopped and without those that have a line. Jobs share
+the processors; on a GPU there is one. The lines are in benchmarks/learning/<scale>.jsonl, one for each row and seed, with
+settings, versions, hardware, time, accuracies, monitors and thinned losses; page.py makes tables and charts of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tables import TABLES, Row, merged
+
+HERE = Path(__file__).parent
+PROTOCOLS = ("knn", "linear", "low-shot")
+TRAIN_PICTURES = 10_000
+"""Labelled pictures that the classifiers on frozen features learn from; a quarter as many are held out to choose by."""
+
+
+def key(table: str, row: Row, seed: int) -> str:
+    """What tells a run from all others: the name of its folder and of its line."""
+    return f"{table}/{row.data}/{row.name}/{seed}".replace(" ", "-")
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file, none where there is no file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def run_table(args: argparse.Namespace) -> None:
+    """Every row and seed that has no line yet, first seeds first, `jobs` at a time, each in a process of its own."""
+    rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
+    wanted = sorted(((seed, i, row) for i, row in enumerate(rows) for seed in row.seeds), key=lambda job: job[:2])
+    have = {line["key"] for line in lines(HERE / f"{args.scale}.jsonl")}
+    missing = [(seed, row) for seed, _, row in wanted if key(args.table, row, seed) not in have]
+    print(f"{args.table}: {len(wanted) - len(missing)} of {len(wanted)} runs are judged", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+
+    def one(job: tuple[int, Row]) -> int:
+        name = key(args.table, job[1], job[0])
+        log = Path(args.out, f"{name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
+        with log.open("a") as file:
+            code = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False).returncode
+        print(f"{name}: {'judged' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
+        return code
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        sys.exit(max(pool.map(one, missing), default=0))
+
+
+def run_one(args: argparse.Namespace) -> None:
+    """One row with one seed: pretrain or go on, judge, append the line."""
+    row, seed = next((r, s) for r in TABLES[args.table] for s in r.seeds if key(args.table, r, s) == args.one)
+    data = args.glyphs if row.data == "glyphs" else row.data
+    out = Path(args.out, args.one)
+    line: dict[str, Any] = {"key": args.one, "table": args.table, "row": asdict(row), "seed": seed}
+    line |= untrained(row, seed, data, out) if row.pictures == 0 else trained(row, seed, data, out, args)
+    line |= {"machine": machine(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    with (HERE / f"{args.scale}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """What a run says: accuracies by step, seconds, monitors, losses, settings."""
+    from subsets import part_of
+
+    from tutelage import api
+
+    steps = round(row.pictures / 256)
+    curve = {"keep_steps": steps // 4} if row.curve else {}
+    pictures = data if row.share == 1 else str(part_of(data, row.share, Path(args.out, "parts")))
+    run = api.pretrain(row.recipe, pictures, out, steps=steps, seed=seed, **curve, **row.changes)
+    places = {steps: run}
+    if row.curve:
+        places |= {k * (steps // 4): run / "checkpoints" / f"step-{k * (steps // 4):08d}" for k in (1, 2, 3)}
+    metrics = lines(run / "metrics.jsonl")
+    return {
+        "judged": {str(step): judge(place, data) for step, place in sorted(places.items())},
+        "images_per_second": sorted(m["images_per_second"] for m in metrics)[len(metrics) // 2],
+        "metrics": metrics[:: max(1, len(metrics) // 40)],
+        "monitors": lines(run / "monitors.jsonl"),
+        "settings": json.loads((run / "settings.json").read_text()),
+        "environment": json.loads((run / "environment.json").read_text()),
+    }
+
+
+def untrained(row: Row, seed: int, data: str, out: Path) -> dict[str, Any]:
+    """The encoder before its first step, beside raw pixels."""
+    from tutelage import recipes
+    from tutelage.data.index import open_data
+    from tutelage.engine.pretrain import build
+    from tutelage.engine.settings import settings_class
+    from tutelage.export import write_timm
+
+    values = merged(recipes.load(row.recipe).model_dump(), {**row.changes, "data": data, "seed": seed})
+    settings = settings_class(values["method"]["name"]).model_validate(values)
+    method, statistics, _ = build(settings, open_data(data))
+    write_timm(method.student, out, statistics, architecture=settings.backbone.name)
+    return {"judged": {"0": judge(out, data, baselines=True)}, "settings": settings.model_dump(mode="json")}
+
+
+def judge(place: Path, data: str, *, baselines: bool = False) -> list[dict[str, Any]]:
+    """Accuracies of an encoder on test pictures, by protocol; token and rates chosen on held-out ones."""
+    from tutelage import api
+
+    options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}
+    found = api.evaluate_all(PROTOCOLS, place, data, **options)
+    return [
+        {"protocol": one.protocol, **{name: row[name] for name in ("name", "token", "accuracy", "scores")}}
+        for one in found
+        for row in one.to_json()["rows"]
+    ]
+
+
+def machine() -> dict[str, str]:
+    """What it ran on."""
+    file = Path("/proc/cpuinfo")
+    known = file.read_text().splitlines() if file.exists() else []
+    names = [line.split(":")[1].strip() for line in known if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": str(os.cpu_count()),
+        "threads": os.environ["OMP_NUM_THREADS"],
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--out", required=True, help="where runs are kept")
+    parser.add_argument("--glyphs", default="glyphs", help="the folder that glyphs.py made")
+    parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
+    parser.add_argument("--rows", nargs="*", default=(), help="only these rows")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    (run_one if arguments.one else run_table)(arguments)

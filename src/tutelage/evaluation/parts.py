@@ -1,0 +1,107 @@
+"""The labelled pictures that teach, choose and test, and their features."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tutelage.data.index import Data, Pictures
+from tutelage.errors import DataError
+from tutelage.evaluation.features import Features
+
+
+class Parts(NamedTuple):
+    """Labelled pictures."""
+
+    train: Pictures
+    held_out: Pictures
+    """To choose by: token, learning rate, C."""
+    test: Pictures
+    """Asked once, for the result."""
+
+    def spread(self, train_pictures: int) -> "Parts":
+        """At most so many training pictures, evenly spread over them, and at most a quarter as many held-out ones."""
+        return self._replace(
+            train=_spread(self.train, train_pictures), held_out=_spread(self.held_out, max(1, train_pictures // 4))
+        )
+
+
+class Labelled(NamedTuple):
+    """One kind of feature of one part."""
+
+    x: Float[Tensor, "n d"]
+    y: Int[Tensor, "n"]
+
+
+class Split(NamedTuple):
+    """One kind of feature of the parts."""
+
+    train: Labelled
+    held_out: Labelled
+    test: Labelled
+
+
+class Seen:
+    """Features of each part, computed when they are first asked for, and once."""
+
+    def __init__(self, parts: Parts, compute: Callable[[Pictures], Features]) -> None:
+        self._parts, self._compute = parts, compute
+
+    @cached_property
+    def train(self) -> Features:
+        """Of the pictures that teach."""
+        return self._compute(self._parts.train)
+
+    @cached_property
+    def held_out(self) -> Features:
+        """Of the pictures to choose by."""
+        return self._compute(self._parts.held_out)
+
+    @cached_property
+    def test(self) -> Features:
+        """Of the test pictures."""
+        return self._compute(self._parts.test)
+
+    def split(self, token: str, device: torch.device | str) -> Split:
+        """All parts, by the token `cls` or `mean`, on a device."""
+        found = (self.train, self.held_out, self.test)
+        return Split(*(Labelled(getattr(part, token).to(device), part.labels.to(device)) for part in found))
+
+
+def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
+    """The labelled pictures of each part, and what to say about them. Raises DataError D-10 or D-15."""
+    parts = Parts(data.train.labelled(), data.held_out.labelled(), data.test.labelled())
+    counts = {name: len(part) for name, part in parts._asdict().items()}
+    if not any(counts.values()):
+        raise DataError(
+            "D-10",
+            f"{data.name} has no labels.",
+            "Accuracy cannot be measured without them.",
+            "Give class folders, or a CSV file with the columns path and label.",
+        )
+    empty = [name.replace("_", "-") for name, count in counts.items() if not count]
+    if empty:
+        raise DataError(
+            "D-10", f"{data.name} has no labelled {' and no '.join(empty)} pictures.", todo="Label more of them."
+        )
+    if len(set(parts.train.labels.tolist())) < 2:
+        raise DataError(
+            "D-15", f"the labelled training pictures of {data.name} are all of one class.", todo="Label another."
+        )
+    notes = [note for note in data.found.notes if "testing" in note or "held out" in note]
+    unlabelled = len(data.train) + len(data.held_out) + len(data.test) - sum(counts.values())
+    if unlabelled:
+        notes.append(f"{unlabelled:,} pictures without a label are not used")
+    unseen = set(parts.test.labels.tolist()) - set(parts.train.labels.tolist())
+    if unseen:
+        names = ", ".join(parts.train.classes[k] for k in sorted(unseen)[:5])
+        notes.append(f"{len(unseen)} classes have test pictures but no training picture, and count as wrong: {names}")
+    return parts, notes
+
+
+def _spread(pictures: Pictures, count: int) -> Pictures:
+    return pictures.subset(np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(np.int64))

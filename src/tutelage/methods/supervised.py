@@ -1,0 +1,82 @@
+"""Supervised training from labels: the control that every method without labels is held against (as DeiT, ICML 2021).
+
+The same encoder, pictures, views, optimiser and run as the other methods, with a linear classifier and no mask.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tutelage.batch import Batch, Stream
+from tutelage.clock import Clock
+from tutelage.encoder import encode
+from tutelage.errors import DataError
+from tutelage.method import Method, MethodSettings, Output, seen
+
+
+class SupervisedSettings(MethodSettings):
+    """What the classifier reads, and how sure it is to be."""
+
+    name: Literal["supervised"] = "supervised"
+    pool: Literal["token", "avg"] = "token"
+    """The classifier reads the class token, or the mean of the patch tokens."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label spread evenly over all classes; none by default, 0.1 is usual from scratch (DeiT)."""
+
+    def check(self, num_patches: int, pictures: int) -> None:
+        """Any number of patches and pictures will do."""
+
+    def check_classes(self, data: str, shown: int) -> None:
+        """Refuse training pictures without labels, or all of one class."""
+        if shown < 2:
+            raise DataError(
+                "D-17",
+                f"the training pictures of {data} have no labels."
+                if shown == 0
+                else f"the labelled training pictures of {data} are all of one class.",
+                "The method supervised learns to tell classes apart.",
+                "Give class folders, or a CSV file with the columns path and label; the other methods need no labels.",
+            )
+
+    def build(self, vit: VisionTransformer, num_classes: int = 0) -> "Supervised":
+        """A classifier of `num_classes` classes around a student."""
+        return Supervised(self, vit, num_classes)
+
+
+class Supervised(Method):
+    """An encoder that learns from labels."""
+
+    streams: ClassVar[dict[str, Stream]] = {"train": Stream(views=("simple",))}
+
+    def __init__(self, settings: SupervisedSettings, vit: VisionTransformer, num_classes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.student = vit
+        self.head = nn.Linear(vit.embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
+        """Mean cross-entropy of the pictures that have a label."""
+        (x,), labels = batch["train"].views, batch["train"].labels
+
+        z = encode(self.student, x)
+        logits = self.head(z.cls[:, 0] if self.settings.pool == "token" else z.patches.mean(1))
+
+        loss = cross_entropy(logits, labels, self.settings.label_smoothing)
+        return Output(loss, {"cross_entropy": loss}, seen(logits=logits, labels=labels))
+
+
+def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, "b"], smoothing: float = 0.0) -> Float[Tensor, ""]:
+    """Mean over pictures with a label y >= 0 of - sum_c q_c log softmax(logits)_c, q = (1 - s) onehot(y) + s / classes.
+
+    0, with a gradient of zeros, where no picture has a label. Computed in at least float32.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    losses = F.cross_entropy(wide, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    return losses / (labels >= 0).sum().clamp(min=1)
