@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/learning/page.py
 
 Between `<!-- learning TABLE SCALE -->` and `<!-- end -->` the page gets the table of these lines, and a chart where rows
-have a curve. Nothing between the two is written by hand. Accuracies are in per cent, the mean over the seeds and, behind
+have a curve; between `<!-- monitor TABLE SCALE NAME -->` and `<!-- end -->` a chart of what a monitor said during the
+runs. Nothing between the two is written by hand. Accuracies are in per cent, the mean over the seeds and, behind
 ±, its standard error; the token (class or mean) was chosen on held-out pictures.
 """
 
@@ -14,31 +15,46 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
+from tables import TABLES, name_of
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- learning (?P<table>\S+) (?P<scale>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MONITOR = re.compile(r"(<!-- monitor (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MONITORS = {
+    "class_gain": "nats that the class loss is below a uniform guess",
+    "distinct_matches": "share of a picture's teacher tokens that is matched",
+    "position_constant_share": "share of the target that a constant per position explains",
+}
 PROTOCOLS = {"knn/1": "kNN", "linear-cached/1": "linear", "low-shot/1": "10-shot"}
 Line = dict[str, Any]
+matplotlib.rcParams["svg.hashsalt"] = "tutelage"
 
 
 def page() -> None:
     """Fill every block of the page."""
     file = DOCS / "results.md"
     text = BLOCK.sub(lambda m: m[1] + block(m["table"], m["scale"]) + m[4], file.read_text())
-    file.write_text(text)
+    file.write_text(MONITOR.sub(lambda m: m[1] + monitored(m[2], m[3], m[4]) + m[5], text))
+
+
+def found(table: str, scale: str) -> dict[str, dict[str, list[Line]]]:
+    """The lines of a table by data set and row, rows in the table's order."""
+    lines = [json.loads(line) for line in (HERE / f"{scale}.jsonl").read_text().splitlines()]
+    by_data: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for row in TABLES[table]:
+        own = [line for line in lines if line["key"].startswith(name_of(table, row))]
+        if own:
+            by_data[row.data][row.name] = own
+    return by_data
 
 
 def block(table: str, scale: str) -> str:
     """Tables of all data sets, and their charts."""
-    found = [json.loads(line) for line in (HERE / f"{scale}.jsonl").read_text().splitlines()]
-    by_data: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
-    for line in found:
-        if line["table"] == table:
-            by_data[line["row"]["data"]][line["row"]["name"]].append(line)
     out = []
-    for data, rows in by_data.items():
+    for data, rows in found(table, scale).items():
         columns = ["row", *PROTOCOLS.values(), "pictures seen", "pictures/s"]
         out += [f"\n**{data}**, {seeds(rows)}\n", f"| {' | '.join(columns)} |"]
         out += ["|" + "---|" * len(columns)]
@@ -49,6 +65,30 @@ def block(table: str, scale: str) -> str:
             chart(rows, data, picture)
             out += [f"\n![accuracy against pictures seen and against time](pictures/{picture.name})"]
     return "\n".join(out) + "\n\n"
+
+
+def monitored(table: str, scale: str, monitor: str) -> str:
+    """A chart of a monitor against steps, the mean over seeds, of the rows that have it."""
+    out = []
+    for data, rows in found(table, scale).items():
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axis = figure.subplots()
+        for name, lines in rows.items():
+            answers: dict[int, list[float]] = defaultdict(list)
+            for line in lines:
+                for answer in line.get("monitors", ()):
+                    if monitor in answer:
+                        answers[answer["step"]].append(answer[monitor])
+            if answers:
+                axis.plot(answers.keys(), [mean(v) for v in answers.values()], label=name)
+        axis.set(xlabel="step", ylabel=MONITORS[monitor])
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=7)
+        picture = DOCS / "pictures" / f"{monitor}-{table}-{data}-{scale}.svg"
+        picture.parent.mkdir(exist_ok=True)
+        figure.savefig(picture, metadata={"Date": None})
+        out.append(f"\n![{MONITORS[monitor]}, against steps](pictures/{picture.name})\n")
+    return "".join(out) + "\n"
 
 
 def seeds(rows: dict[str, list[Line]]) -> str:

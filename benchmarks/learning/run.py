@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tables import TABLES, Row, merged
+from tables import TABLES, Row, merged, name_of
 
 HERE = Path(__file__).parent
 PROTOCOLS = ("knn", "linear", "low-shot")
@@ -29,7 +29,7 @@ TRAIN_PICTURES = 10_000
 
 def key(table: str, row: Row, seed: int) -> str:
     """What tells a run from all others: the name of its folder and of its line."""
-    return f"{table}/{row.data}/{row.name}/{seed}".replace(" ", "-")
+    return f"{name_of(table, row)}{seed}"
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -40,7 +40,8 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def run_table(args: argparse.Namespace) -> None:
     """Every row and seed that has no line yet, first seeds first, `jobs` at a time, each in a process of its own."""
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
-    wanted = sorted(((seed, i, row) for i, row in enumerate(rows) for seed in row.seeds), key=lambda job: job[:2])
+    seeds = [(seed, i, row) for i, row in enumerate(rows) for seed in args.seeds or row.seeds]
+    wanted = sorted(seeds, key=lambda job: job[:2])
     have = {line["key"] for line in lines(HERE / f"{args.scale}.jsonl")}
     missing = [(seed, row) for seed, _, row in wanted if key(args.table, row, seed) not in have]
     print(f"{args.table}: {len(wanted) - len(missing)} of {len(wanted)} runs are judged", flush=True)
@@ -62,7 +63,8 @@ def run_table(args: argparse.Namespace) -> None:
 
 def run_one(args: argparse.Namespace) -> None:
     """One row with one seed: pretrain or go on, judge, append the line."""
-    row, seed = next((r, s) for r in TABLES[args.table] for s in r.seeds if key(args.table, r, s) == args.one)
+    name, seed = args.one.rsplit("/", 1)[0] + "/", int(args.one.rsplit("/", 1)[1])
+    row = next(row for row in TABLES[args.table] if name_of(args.table, row) == name)
     data = args.glyphs if row.data == "glyphs" else row.data
     out = Path(args.out, args.one)
     line: dict[str, Any] = {"key": args.one, "table": args.table, "row": asdict(row), "seed": seed}
@@ -81,7 +83,8 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
     steps = round(row.pictures / 256)
     curve = {"keep_steps": steps // 4} if row.curve else {}
     pictures = data if row.share == 1 else str(part_of(data, row.share, Path(args.out, "parts")))
-    run = api.pretrain(row.recipe, pictures, out, steps=steps, seed=seed, **curve, **row.changes)
+    start = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
+    run = api.pretrain(row.recipe, pictures, out, steps=steps, seed=seed, **curve, **start, **row.changes)
     places = {steps: run}
     if row.curve:
         places |= {k * (steps // 4): run / "checkpoints" / f"step-{k * (steps // 4):08d}" for k in (1, 2, 3)}
@@ -144,6 +147,7 @@ if __name__ == "__main__":
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--rows", nargs="*", default=(), help="only these rows")
+    parser.add_argument("--seeds", nargs="*", type=int, default=(), help="these seeds instead of the rows' own")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     (run_one if arguments.one else run_table)(arguments)

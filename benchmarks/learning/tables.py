@@ -21,7 +21,14 @@ class Row:
     """Share of the training pictures that is used."""
     curve: bool = False
     """Judge the encoder at each quarter of the run too."""
+    init: str = ""
+    """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
     seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def name_of(table: str, row: Row) -> str:
+    """What the keys of a row's lines begin with."""
+    return f"{table}/{row.data}/{row.name}/".replace(" ", "-")
 
 
 SMALL: dict[str, Any] = {
@@ -29,6 +36,9 @@ SMALL: dict[str, Any] = {
     "method": {"decoder": {"width": 64, "depth": 2, "heads": 4}},
 }
 """24 px in 36 patches, 9 visible; a ViT of 64 x 4: four times as fast as the quick-starts, to find causes with."""
+
+NO_FLIP: dict[str, Any] = {"views": {"simple": {"flip": 0.0}, "complex": {"flip": 0.0}}}
+"""A mirrored letter is another letter, or none."""
 
 
 def merged(*changes: dict[str, Any]) -> dict[str, Any]:
@@ -39,3 +49,64 @@ def merged(*changes: dict[str, Any]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(whole.get(name), dict)
             whole[name] = merged(whole[name], value) if both else value
     return whole
+
+
+def _causes() -> list[Row]:
+    """What takes the label branch and the token target apart, a change at a time, at the small size."""
+    sdae, pseudomae = "sdae-quickstart", "pseudomae-quickstart"
+    published = {  # all but the target, which every row of PseudoMAE has per picture
+        "head": {"prototypes": 128, "in_norm": "none", "share": "shared"},
+        "class_source": "decoder",
+        "teacher_temperature": {"start": 0.04, "end": 0.07, "epochs": 30},
+        "match_norm": "none",
+        "patch_weight": 1.0,
+    }
+    sharp = {"teacher_temperature": {"start": 0.02, "end": 0.02}}
+    batch = {"head": {"in_norm": "batch"}}
+    apart = {"class_source": "encoder", "head": {"share": "separate"}}
+    class_only = {"patch_weight": 0.0}
+    gentle = {"patch_weight": 0.1, "match_norm": "picture"}
+    token, code = {"target_norm": "token"}, {"target_norm": "token", "cos_axis": "token"}
+    rows = {
+        "untrained": ("mae-quickstart", [], 0),
+        "MAE": ("mae-quickstart", [], 100_000),
+        "SdAE, target per token (published)": (sdae, [token], 100_000),
+        "SdAE, target per token, cosine over tokens (its code)": (sdae, [code], 100_000),
+        "SdAE, target over the batch": (sdae, [{"target_norm": "batch"}], 100_000),
+        "SdAE, target per picture": (sdae, [{"target_norm": "picture"}], 100_000),
+        "PseudoMAE, labels as published": (pseudomae, [published], 100_000),
+        "... class labels only": (pseudomae, [published, class_only], 100_000),
+        "... class only, heads batch-normalised": (pseudomae, [published, class_only, batch], 100_000),
+        "... class only, labels at 0.02": (pseudomae, [published, class_only, sharp], 100_000),
+        "... class only, both": (pseudomae, [published, class_only, batch, sharp], 100_000),
+        "... class only, both, encoder's class token": (pseudomae, [published, class_only, batch, sharp, apart], 100_000),
+        "... these, and patch labels as published": (pseudomae, [published, batch, sharp, apart], 100_000),
+        "... these, patch labels at 0.1 matched in the target's space": (
+            pseudomae, [published, batch, sharp, apart, gentle], 100_000,
+        ),
+    }  # fmt: skip
+    return [
+        Row(name, recipe, pictures=pictures, changes=merged(SMALL, *({"method": change} for change in changes)))
+        for name, (recipe, changes, pictures) in rows.items()
+    ]
+
+
+def _later() -> list[Row]:
+    """Whether labels help once features are good: from SdAE's encoder after 100,000 pictures, 100,000 more."""
+    by_name = {row.name: row for row in _causes()}
+    first = name_of("causes", by_name["SdAE, target per picture"])
+    names = {
+        "SdAE, on from SdAE": "SdAE, target per picture",
+        "PseudoMAE, class labels, on from SdAE": "... class only, both, encoder's class token",
+        "PseudoMAE, class and patch labels, on from SdAE": (
+            "... these, patch labels at 0.1 matched in the target's space"
+        ),
+    }
+    return [
+        Row(name, by_name[of].recipe, pictures=100_000, changes=by_name[of].changes, init=first)
+        for name, of in names.items()
+    ]
+
+
+TABLES = {"causes": _causes(), "later": _later()}
+"""By the name that run.py takes."""

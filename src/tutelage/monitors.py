@@ -15,11 +15,6 @@ from tutelage.losses import CosAxis, cosine_loss, entropy
 from tutelage.method import Method, Output
 from tutelage.neighbours import knn_predict
 
-UNIFORM_TOLERANCE = 0.1
-"""Nats below ln m within which a label loss tells next to nothing: the predictions then rule out fewer than a tenth of
-the m prototypes (exp(-0.1) = 0.90). It stayed within 0.1 in runs that learned nothing."""
-
-
 # --- features ---------------------------------------------------------------------------------------------------------
 
 
@@ -137,11 +132,6 @@ def distinct_matches(nearest: Int[Tensor, "b h k"], num_tokens: int) -> float:
     b = nearest.shape[0]
     taken = torch.zeros(b, num_tokens, device=nearest.device).scatter_(1, nearest.reshape(b, -1), 1.0)
     return float(taken.mean())
-
-
-def is_uniform(loss: float, prototypes: int, tolerance: float = UNIFORM_TOLERANCE) -> bool:
-    """Whether a label loss in nats is ln of the number of `prototypes`: what a prediction gives that favours none."""
-    return abs(loss - math.log(prototypes)) <= tolerance
 
 
 # --- teachers ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from tutelage.methods.sdae import SdAESettings
 from tutelage.monitors import (
     distinct_matches,
     feature_std,
-    is_uniform,
     knn_accuracy,
     monitor,
     position_constant_loss,
@@ -189,16 +188,6 @@ def test_distinct_matches_are_counted_within_a_picture() -> None:
 def test_random_matches_reach_one_minus_one_over_e() -> None:
     nearest = torch.randint(147, (200, 147, 1), generator=torch.Generator().manual_seed(0))
     assert distinct_matches(nearest, 147) == pytest.approx(1 - 1 / math.e, abs=0.01)
-
-
-def test_a_loss_at_ln_of_the_prototypes_is_uniform() -> None:
-    assert is_uniform(8.317765, 4096)
-    assert is_uniform(math.log(512) - 0.09, 512)
-    assert not is_uniform(math.log(512) - 0.2, 512)
-    assert not is_uniform(math.log(512) + 0.2, 512)
-
-
-# --- methods ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_fresh_copy_is_at_distance_zero_and_a_moved_one_at_what_it_moved() -> None:

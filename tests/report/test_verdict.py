@@ -114,6 +114,14 @@ def test_a_label_loss_that_passed_ln_of_the_prototypes_is_fine() -> None:
     assert verdict(metrics, healthy(), LABELS, FINISHED).state == "healthy"
 
 
+@pytest.mark.parametrize(("below", "state"), [(0.16, "uniform"), (0.6, "healthy")])
+def test_a_twentieth_of_ln_of_the_prototypes_divides_flat_labels_from_those_that_tell(
+    below: float, state: State
+) -> None:
+    found = verdict(run(falling, **{"class": lambda f: math.log(512) - below}), healthy(), LABELS, FINISHED)
+    assert found.state == state
+
+
 def test_without_prototypes_no_head_is_called_uniform() -> None:
     metrics = run(falling, **{"class": lambda f: math.log(512)})
     assert verdict(metrics, healthy(), {"method": {"head": None}}, FINISHED).state == "healthy"
@@ -181,10 +189,19 @@ def test_a_run_that_went_wrong_is_not_advised_to_train_longer() -> None:
 def test_starved_training_and_an_unfinished_run_are_worth_a_word() -> None:
     metrics = run(falling, data_wait=lambda f: 0.6)
     events = [{"event": "started"}, {"event": "resumed"}, {"event": "resumed"}]
-    found = verdict(metrics, healthy(distinct_matches=lambda f: 0.03), {}, events)
+    found = verdict(metrics, healthy(), {}, events)
     assert found.state == "healthy"
     assert marks(found, "waits for pictures 60%") == marks(found, "not finished") == ["note"]
-    assert marks(found, "resumed twice") == marks(found, "only 3%") == ["note"]
+    assert marks(found, "resumed twice") == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("share", "state", "mark"), [(0.06, "hubs", "bad"), (0.2, "healthy", "note"), (0.5, "healthy", "good")]
+)
+def test_tokens_that_all_match_a_few_hubs_are_named(share: float, state: State, mark: str) -> None:
+    found = verdict(run(falling), healthy(distinct_matches=lambda f: share), {}, FINISHED)
+    assert found.state == state
+    assert marks(found, f"match {share:.0%}") == [mark]
 
 
 def test_every_state_has_a_sentence_and_every_bad_reason_a_remedy() -> None:

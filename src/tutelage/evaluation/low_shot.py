@@ -96,8 +96,11 @@ def _best(chosen: list[Labelled], held_out: Labelled, settings: LowShotSettings)
 
 def _fitted(labelled: Labelled, c: float, max_iter: int) -> Any:
     from sklearn.linear_model import LogisticRegression  # takes a second to import
+    from threadpoolctl import threadpool_limits
 
-    return LogisticRegression(C=c, max_iter=max_iter).fit(labelled.x.numpy(), labelled.y.numpy())
+    # On so few rows a second thread gains nothing, and beside other work the threads wait for each other: 50 times as long.
+    with threadpool_limits(limits=1):
+        return LogisticRegression(C=c, max_iter=max_iter).fit(labelled.x.numpy(), labelled.y.numpy())
 
 
 def _accuracy(model: Any, labelled: Labelled) -> float:

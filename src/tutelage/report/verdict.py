@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from tutelage.monitors import UNIFORM_TOLERANCE
-
 Row = dict[str, Any]
 """A line of a JSONL file of the run."""
 
-State = Literal["numbers", "short", "collapsed", "constant", "worse", "uniform", "plateaued", "improving", "healthy"]
+State = Literal[
+    "numbers", "short", "collapsed", "constant", "worse", "uniform", "hubs", "plateaued", "improving", "healthy"
+]
 """From the worst; the first that applies is the verdict."""
 Mark = Literal["good", "note", "bad"]
 
@@ -33,6 +33,12 @@ CONSTANT, CONSTANT_NOTE = 0.9, 0.75
 it was 0.94 in an SdAE that made its encoder worse, and 0.69 with `target_norm` picture, which made it better."""
 WORSE = 0.05
 """kNN accuracy lost since the best answer, in both last answers: no noise with a thousand held-out pictures."""
+UNIFORM = 0.05
+"""Share of ln m that a label loss must be below ln m, for m prototypes, to tell anything. It was 0.01 to 0.035 in runs
+whose labels were flat and cost accuracy, and 0.12 to 0.23 in those that told something (docs/results.md)."""
+HUBS, FEW_MATCHES = 0.15, 0.3
+"""Share of a picture's teacher tokens that any student token matches: hubs that take everything, and few. It was 0.05 to
+0.12 in runs whose patch loss was low and whose reconstruction never began, 0.4 to 0.6 in sound ones (docs/results.md)."""
 IMPROVING, KNN_IMPROVING = 0.01, 0.005
 """Relative fall of the loss from the last fifth but one to the last, or rise of kNN in the last third: still moving."""
 FLAT, KNN_FLAT = 0.005, 0.01
@@ -47,6 +53,7 @@ SENTENCES: dict[State, str] = {
     "constant": "The target is nearly a constant per position: the loss falls, but hardly for what the pictures show.",
     "worse": "The features are getting worse while the loss goes on.",
     "uniform": "The label head is uniform: it tells no more than a guess among all prototypes.",
+    "hubs": "The patch labels have collapsed: all tokens of a picture match the same few teacher tokens.",
     "plateaued": "Plateaued: the second half of the run changed next to nothing.",
     "improving": "Healthy, and still improving.",
     "healthy": "Healthy.",
@@ -87,9 +94,10 @@ def verdict(
         "constant": _constant(metrics, monitors),
         "worse": _worse(monitors),
         "uniform": _uniform(metrics, monitors, settings),
+        "hubs": _hubs(monitors),
     }
     progress, trend = _trend(metrics, monitors)
-    notes = [*_notes(metrics, monitors), *_events(metrics, events)]
+    notes = [*_notes(metrics), *_events(metrics, events)]
     broken = any(reason.mark == "bad" for reason in found["numbers"])
     if not broken and _too_short(metrics):
         last = int(metrics[-1]["step"]) if metrics else 0
@@ -174,18 +182,29 @@ def _uniform(metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str
         if not recent:
             continue
         loss = median(recent)
-        bad = loss > chance - UNIFORM_TOLERANCE
+        bad = loss > (1 - UNIFORM) * chance
         where = f"{chance - loss:.2f} below" if loss < chance else f"{loss - chance:.2f} above"
         text = (
             f"The {kind} label loss is {loss:.3f}, {where} the {chance:.3f} = ln {prototypes:.0f} of a uniform guess."
         )
         todo = "Train longer, use fewer --method.head.prototypes, or --method.head.in-norm batch." if bad else ""
         divergence = _last(monitors, f"{kind}_kl")
-        if bad and divergence is not None and divergence < UNIFORM_TOLERANCE:
+        if bad and divergence is not None and divergence < UNIFORM * chance:
             text += f" The teacher's labels are as flat: the loss is {divergence:.3f} above their entropy."
-            todo = "Sharpen the labels with a lower --method.teacher-temperature.end, or use fewer --method.head.prototypes."
+            todo = "Sharpen the labels: a lower --method.teacher-temperature.end, and --method.head.in-norm batch."
         reasons.append(Reason("bad" if bad else "good", text, todo))
     return reasons
+
+
+def _hubs(monitors: Sequence[Row]) -> list[Reason]:
+    matches = _last(monitors, "distinct_matches")
+    if matches is None:
+        return []
+    text = f"Student tokens match {matches:.0%} of a picture's teacher tokens (random features match 63 %)."
+    if matches >= FEW_MATCHES:
+        return [Reason("good", text)]
+    todo = "Match in the space of the target, --method.match-norm picture, and lower --method.patch-weight."
+    return [Reason("bad" if matches < HUBS else "note", text, todo)]
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
@@ -225,16 +244,12 @@ def _moved(fall: float) -> str:
 # --- worth a word -----------------------------------------------------------------------------------------------------
 
 
-def _notes(metrics: Sequence[Row], monitors: Sequence[Row]) -> list[Reason]:
+def _notes(metrics: Sequence[Row]) -> list[Reason]:
     notes = []
     wait = _part(_series(metrics, "data_wait"), 0.5, 1)
     if wait and median(wait) > DATA_WAIT:
         text = f"Training waits for pictures {median(wait):.0%} of the time."
         notes.append(Reason("note", text, "Use more --workers, or make large pictures smaller beforehand."))
-    matches = _last(monitors, "distinct_matches")
-    if matches is not None and matches < 0.1:
-        text = f"Student tokens match only {matches:.0%} of a picture's teacher tokens (random features match 63 %)."
-        notes.append(Reason("note", text, "Few teacher tokens serve as hubs; try --method.match-norm picture."))
     return notes
 
 
