@@ -36,7 +36,7 @@ _LOW_SHOT = LowShotSettings()
 
 
 def protocols_of(
-    names: Iterable[Name],
+    names: Iterable[str],
     *,
     linear_protocol: Literal["cached", "mae"] = "cached",
     epochs: int | None = None,
@@ -49,7 +49,7 @@ def protocols_of(
     if "low-shot" not in names and low_shot != _LOW_SHOT:
         raise SettingsError("C-40", f"shots, draws and C belong to 'low-shot', not to {', '.join(names)}.")
     linear = MAESettings if linear_protocol == "mae" else CachedSettings
-    made: dict[Name, Protocol] = {
+    made: dict[str, Protocol] = {
         "knn": KNNSettings(),
         "linear": linear() if epochs is None else linear(epochs=epochs),
         "low-shot": low_shot,
