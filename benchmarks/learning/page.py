@@ -55,8 +55,8 @@ def block(table: str, scale: str) -> str:
     """Tables of all data sets, and their charts."""
     out = []
     for data, rows in found(table, scale).items():
-        columns = ["row", *PROTOCOLS.values(), "pictures seen", "pictures/s"]
-        out += [f"\n**{data}**, {seeds(rows)}\n", f"| {' | '.join(columns)} |"]
+        columns = ["row", *PROTOCOLS.values(), "pictures seen", "pictures/s", "seeds"]
+        out += [f"\n**{data}**\n", f"| {' | '.join(columns)} |"]
         out += ["|" + "---|" * len(columns)]
         for name, lines in rows.items():
             out += table_rows(name, lines)
@@ -91,20 +91,15 @@ def monitored(table: str, scale: str, monitor: str) -> str:
     return "".join(out) + "\n"
 
 
-def seeds(rows: dict[str, list[Line]]) -> str:
-    """How many seeds each row has."""
-    counts = sorted({len(lines) for lines in rows.values()})
-    return f"{' to '.join(map(str, counts))} seed{'s' if counts != [1] else ''} a row"
-
-
 def table_rows(name: str, lines: list[Line]) -> list[str]:
     """The row's line, and before an untrained encoder's one for raw pixels."""
     speed = [line["images_per_second"] for line in lines if "images_per_second" in line]
     seen = f"{lines[0]['row']['pictures']:,}" if speed else "0"
     out = []
     if not speed:
-        out.append(f"| raw pixels | {' | '.join(score(lines[:1], 'raw pixels'))} | | |")
-    out.append(f"| {name} | {' | '.join(score(lines, 'encoder'))} | {seen} | {f'{mean(speed):.0f}' if speed else ''} |")
+        out.append(f"| raw pixels | {' | '.join(score(lines[:1], 'raw pixels'))} | 0 | | |")
+    cells = [name, *score(lines, "encoder"), seen, f"{mean(speed):.0f}" if speed else "", str(len(lines))]
+    out.append(f"| {' | '.join(cells)} |")
     return out
 
 

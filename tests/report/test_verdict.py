@@ -204,6 +204,12 @@ def test_tokens_that_all_match_a_few_hubs_are_named(share: float, state: State, 
     assert marks(found, f"match {share:.0%}") == [mark]
 
 
+def test_hubs_that_come_and_go_are_named_too() -> None:
+    found = verdict(run(falling), healthy(distinct_matches=lambda f: 0.08 if 0.6 < f < 0.75 else 0.4), {}, FINISHED)
+    assert found.state == "hubs"
+    assert marks(found, "match 40%") == ["bad"]
+
+
 def test_every_state_has_a_sentence_and_every_bad_reason_a_remedy() -> None:
     states: set[State] = set()
     for monitors in (healthy(), asked(rank_me=lambda f: 1.0), healthy(knn_accuracy=lambda f: 0.9 - 0.5 * f)):
