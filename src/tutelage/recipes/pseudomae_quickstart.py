@@ -10,7 +10,7 @@ patch loss weighs 0.1 and is matched in the target's space, else it collapses on
 every 300th of the run; the labelling teacher's momentum begins at 0.9, the floor of the small-data rule
 max(0.9, 2^(-3000/T)) for runs of up to 20,000 steps T.
 Source: ours, for a first try; no paper has this setting.
-Expected: above the untrained encoder in kNN and linear accuracy; docs/results.md has what was measured here.
+Expected: on fashion-mnist after 100,000 pictures kNN 74 and linear 81 %, untrained 64 and 77 (one seed, docs/results.md).
 """
 
 from tutelage.clock import CosineMomentum, LinearRamp
