@@ -94,8 +94,13 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
         "images_per_second": sorted(m["images_per_second"] for m in metrics)[len(metrics) // 2],
         "metrics": metrics[:: max(1, len(metrics) // 40)],
         "monitors": lines(run / "monitors.jsonl"),
-        "settings": json.loads((run / "settings.json").read_text()),
-        "environment": json.loads((run / "environment.json").read_text()),
+        # Where things lay on the machine is nobody's business: the row says what was begun from, and on which set.
+        "settings": json.loads((run / "settings.json").read_text()) | {"init": row.init or None, "data": row.data},
+        "environment": {
+            name: value
+            for name, value in json.loads((run / "environment.json").read_text()).items()
+            if name != "command"
+        },
     }
 
 
@@ -111,7 +116,8 @@ def untrained(row: Row, seed: int, data: str, out: Path) -> dict[str, Any]:
     settings = settings_class(values["method"]["name"]).model_validate(values)
     method, statistics, _ = build(settings, open_data(data))
     write_timm(method.student, out, statistics, architecture=settings.backbone.name)
-    return {"judged": {"0": judge(out, data, baselines=True)}, "settings": settings.model_dump(mode="json")}
+    dump = settings.model_dump(mode="json") | {"data": row.data}
+    return {"judged": {"0": judge(out, data, baselines=True)}, "settings": dump}
 
 
 def judge(place: Path, data: str, *, baselines: bool = False) -> list[dict[str, Any]]:
