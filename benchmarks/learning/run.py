@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tables import TABLES, Row, merged, name_of
+from tables import TABLES, Row, name_of
 
 HERE = Path(__file__).parent
 PROTOCOLS = ("knn", "linear", "low-shot")
@@ -63,8 +63,8 @@ def run_table(args: argparse.Namespace) -> None:
 
 def run_one(args: argparse.Namespace) -> None:
     """One row with one seed: pretrain or go on, judge, append the line."""
-    name, seed = args.one.rsplit("/", 1)[0] + "/", int(args.one.rsplit("/", 1)[1])
-    row = next(row for row in TABLES[args.table] if name_of(args.table, row) == name)
+    name, _, digits = args.one.rpartition("/")
+    row, seed = next(row for row in TABLES[args.table] if name_of(args.table, row) == f"{name}/"), int(digits)
     data = args.glyphs if row.data == "glyphs" else row.data
     out = Path(args.out, args.one)
     line: dict[str, Any] = {"key": args.one, "table": args.table, "row": asdict(row), "seed": seed}
@@ -85,10 +85,14 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
     pictures = data if row.share == 1 else str(part_of(data, row.share, Path(args.out, "parts")))
     start = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
     run = api.pretrain(row.recipe, pictures, out, steps=steps, seed=seed, **curve, **start, **row.changes)
+    metrics = lines(run / "metrics.jsonl")
+    if metrics[-1]["step"] < steps:
+        sys.exit(
+            75
+        )  # told to stop, it saved and returned: the same command goes on, and nothing is judged before the end
     places = {steps: run}
     if row.curve:
         places |= {k * (steps // 4): run / "checkpoints" / f"step-{k * (steps // 4):08d}" for k in (1, 2, 3)}
-    metrics = lines(run / "metrics.jsonl")
     return {
         "judged": {str(step): judge(place, data) for step, place in sorted(places.items())},
         "images_per_second": sorted(m["images_per_second"] for m in metrics)[len(metrics) // 2],
@@ -106,14 +110,12 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
 
 def untrained(row: Row, seed: int, data: str, out: Path) -> dict[str, Any]:
     """The encoder before its first step, beside raw pixels."""
-    from tutelage import recipes
+    from tutelage import api
     from tutelage.data.index import open_data
     from tutelage.engine.pretrain import build
-    from tutelage.engine.settings import settings_class
     from tutelage.export import write_timm
 
-    values = merged(recipes.load(row.recipe).model_dump(), {**row.changes, "data": data, "seed": seed})
-    settings = settings_class(values["method"]["name"]).model_validate(values)
+    settings = api.settings_for(row.recipe, **row.changes, data=data, seed=seed)
     method, statistics, _ = build(settings, open_data(data))
     write_timm(method.student, out, statistics, architecture=settings.backbone.name)
     dump = settings.model_dump(mode="json") | {"data": row.data}

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tutelage.config import merged
+
 Data = Literal["fashion-mnist", "glyphs"]
 
 
@@ -31,24 +33,23 @@ def name_of(table: str, row: Row) -> str:
     return f"{table}/{row.data}/{row.name}/".replace(" ", "-")
 
 
-SMALL: dict[str, Any] = {
-    "backbone": {"image_size": 24, "width": 64, "depth": 4},
-    "method": {"decoder": {"width": 64, "depth": 2, "heads": 4}},
-}
+ENCODER: dict[str, Any] = {"backbone": {"image_size": 24, "width": 64, "depth": 4}}
+SMALL: dict[str, Any] = {**ENCODER, "method": {"decoder": {"width": 64, "depth": 2, "heads": 4}}}
 """24 px in 36 patches, 9 visible; a ViT of 64 x 4: four times as fast as the quick-starts, to find causes with."""
 
 NO_FLIP: dict[str, Any] = {"views": {"simple": {"flip": 0.0}, "complex": {"flip": 0.0}}}
 """A mirrored letter is another letter, or none."""
 
+SETS: dict[Data, dict[str, Any]] = {"fashion-mnist": {}, "glyphs": NO_FLIP}
+"""What a data set changes in every recipe."""
 
-def merged(*changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested changes in one, the later ones last."""
-    whole: dict[str, Any] = {}
-    for change in changes:
-        for name, value in change.items():
-            both = isinstance(value, dict) and isinstance(whole.get(name), dict)
-            whole[name] = merged(whole[name], value) if both else value
-    return whole
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "supervised": ("supervised-quickstart", ENCODER),
+    "MAE": ("mae-quickstart", SMALL),
+    "SdAE": ("sdae-quickstart", SMALL),
+    "PseudoMAE": ("pseudomae-quickstart", SMALL),
+}
+"""The quick-starts at the small size."""
 
 
 def _causes() -> list[Row]:
@@ -108,5 +109,17 @@ def _later() -> list[Row]:
     ]
 
 
-TABLES = {"causes": _causes(), "later": _later()}
+def _tuning() -> list[Row]:
+    """The same number of trials for each method and set: its learning rate. Judged on held-out pictures, by one seed."""
+    return [
+        Row(
+            f"{method}, {rate:g}", recipe, data, 100_000, merged(size, flip, {"optim": {"base_lr": rate}}), seeds=(100,)
+        )
+        for data, flip in SETS.items()
+        for rate in (1e-3, 2e-3, 4e-3)
+        for method, (recipe, size) in METHODS.items()
+    ]
+
+
+TABLES = {"causes": _causes(), "later": _later(), "tuning": _tuning()}
 """By the name that run.py takes."""
