@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from tutelage import recipes
-from tutelage.engine.settings import RunSettings, settings_class
+from tutelage.api import settings_for
+from tutelage.config import merged
+from tutelage.engine.settings import RunSettings
 
 TINY = {
     "data": "digits",
@@ -34,16 +35,5 @@ HEAD_FLAGS = [f"--method.head.{name}={value}" for name, value in HEAD.items()]
 
 def tiny(method: str, /, **changes: Any) -> RunSettings[Any]:
     """The quick-start of a method, shrunk; `changes` are merged in."""
-    values = recipes.load(f"{method}-quickstart").model_dump()
-    shared = TINY if "decoder" in values["method"] else {**TINY, "method": {}}
-    values = _merge(values, shared)
-    if method == "pseudomae":
-        values = _merge(values, {"method": {"head": HEAD}})
-    return settings_class(method).model_validate(_merge(values, changes))
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in changes.items():
-        merged[name] = _merge(base[name], value) if isinstance(value, dict) and base.get(name) else value
-    return merged
+    own = {"supervised": {}, "pseudomae": {**TINY["method"], "head": HEAD}}.get(method, TINY["method"])
+    return settings_for(f"{method}-quickstart", **merged({**TINY, "method": own}, changes))

@@ -4,14 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
 
 from tutelage import recipes
-from tutelage.config import Count, NonNegativeInt, Settings
+from tutelage.config import Count, NonNegativeInt, Settings, merged
 from tutelage.engine import pretrain as engine
 from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
 from tutelage.errors import SettingsError
@@ -83,12 +83,16 @@ def pretrain(recipe: str, data: str, out: str | Path | None = None, *, quiet: bo
         TutelageError: with the code and exit code of the command line.
 
     """
-    values = _merged(recipes.load(recipe).model_dump(), {**settings, "data": str(data)})
+    return run(settings_for(recipe, data=str(data), **settings), out, quiet=quiet).out
+
+
+def settings_for(recipe: str, **changes: Any) -> RunSettings[Any]:
+    """The settings of a recipe with `changes`, nested ones as dictionaries. Raises SettingsError."""
+    values = merged(recipes.load(recipe).model_dump(), changes)
     try:
-        chosen = settings_class(values["method"]["name"]).model_validate(values)
+        return settings_class(values["method"]["name"]).model_validate(values)
     except ValidationError as error:
         raise SettingsError("C-02", explain(error)) from error
-    return run(chosen, out, quiet=quiet).out
 
 
 def evaluate(protocol: protocols.Name, encoder: str | Path, data: str | Path, **options: Any) -> Evaluation:
@@ -155,9 +159,7 @@ def _verdict_on(folder: Path) -> str:
 
 def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
     """Evaluate by one protocol or by all, with the tables on standard error."""
-    names: tuple[protocols.Name, ...] = (
-        ("knn", "linear", "low-shot") if options.protocol == "all" else (options.protocol,)
-    )
+    names = get_args(protocols.Name) if options.protocol == "all" else (options.protocol,)
     results = _evaluated(names, options, say=_every_few_seconds())
     print("\n\n".join("\n".join(result.table()) for result in results), file=sys.stderr)
     return results
@@ -209,12 +211,3 @@ def _every_few_seconds(seconds: float = 5.0) -> Callable[[str], None]:
             print(text, file=sys.stderr, flush=True)
 
     return say
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, nested dictionaries merged."""
-    merged = dict(base)
-    for name, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(name), dict)
-        merged[name] = _merged(base[name], value) if both else value
-    return merged

@@ -3,7 +3,7 @@
 Settings live beside the class they configure. This file holds what they share, and imports nothing heavy.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,16 @@ class Settings(BaseModel):
     """Frozen settings; a field's docstring is its help on the command line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def merged(*changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries in one, the later ones over the earlier."""
+    whole: dict[str, Any] = {}
+    for change in changes:
+        for name, value in change.items():
+            both = isinstance(value, dict) and isinstance(whole.get(name), dict)
+            whole[name] = merged(whole[name], value) if both else value
+    return whole
 
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from tutelage.precision import wide
+
 CosAxis = Literal["feature", "token"]
 """Cosine of each token over its channels (as the papers write), or of each channel over the tokens of a fold (what SdAE's
 code computes) (methods A1)."""
@@ -14,7 +16,7 @@ code computes) (methods A1)."""
 
 def masked_mse(prediction: Float[Tensor, "b h p"], target: Float[Tensor, "b h p"]) -> Float[Tensor, ""]:
     """Mean over hidden patches of mean_c (prediction - target)^2 (MAE 3.1): both hold the hidden patches only."""
-    return F.mse_loss(_wide(prediction), _wide(target))
+    return F.mse_loss(wide(prediction), wide(target))
 
 
 def cosine_loss(
@@ -33,7 +35,7 @@ def cosine_similarity(
     """Cosines on the fold view [b K, h/K, d]: one per token (r = h/K), or one per channel (r = d)."""
     b, h, d = prediction.shape
     shape = (b * folds, h // folds, d)
-    x, t = _wide(prediction).reshape(shape), _wide(target).reshape(shape)
+    x, t = wide(prediction).reshape(shape), wide(target).reshape(shape)
     return F.cosine_similarity(x, t, dim=-1 if axis == "feature" else 1)
 
 
@@ -41,13 +43,9 @@ def soft_cross_entropy(
     logits: Float[Tensor, "*b m"], target: Float[Tensor, "*b m"], temperature: float
 ) -> Float[Tensor, ""]:
     """mean_rows - sum_c target_c log softmax(logits / temperature)_c (PseudoMAE eq. 3 and 4)."""
-    return -(target * F.log_softmax(_wide(logits) / temperature, dim=-1)).sum(-1).mean()
+    return -(target * F.log_softmax(wide(logits) / temperature, dim=-1)).sum(-1).mean()
 
 
 def entropy(target: Float[Tensor, "*b m"]) -> Float[Tensor, "*b"]:
     """- sum_c p_c log p_c of each row, in nats: the floor of the cross-entropy with that target."""
     return -torch.xlogy(target, target).sum(-1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

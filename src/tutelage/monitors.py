@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tutelage.losses import CosAxis, cosine_loss, entropy
 from tutelage.method import Method, Output
 from tutelage.neighbours import knn_predict
+from tutelage.precision import wide
 
 # --- features ---------------------------------------------------------------------------------------------------------
 
@@ -24,7 +25,7 @@ def rank_me(features: Float[Tensor, "n d"]) -> float:
 
     RankMe (Garrido et al., ICML 2023, eq. 1 and 2). Computed in at least float32, on the features as they are.
     """
-    values = torch.linalg.svdvals(_wide(features))
+    values = torch.linalg.svdvals(wide(features))
     total = values.sum()
     return float(entropy(values / total).exp()) if total > 0 else 0.0
 
@@ -35,7 +36,7 @@ def feature_std(features: Float[Tensor, "n d"]) -> float:
 
     sqrt(d) times the mean over channels of the standard deviation over pictures of unit-length features (SimSiam, 4.1).
     """
-    unit = F.normalize(_wide(features), dim=-1)
+    unit = F.normalize(wide(features), dim=-1)
     return float(unit.std(0, unbiased=False).mean()) * math.sqrt(features.shape[1])
 
 
@@ -81,14 +82,14 @@ def position_constant_loss(
     (cosine 0). 1 minus this loss is the share of the target that a constant per position explains: near 1, the target
     says where a token is and not what it shows (docs/methods/sdae.md).
     """
-    unit = F.normalize(_wide(target), dim=-1)
+    unit = F.normalize(wide(target), dim=-1)
     return float(cosine_loss(_mean_of_others(unit, ids_mask, num_patches), unit, axis=axis, folds=folds))
 
 
 @torch.no_grad()
 def position_constant_mse(target: Float[Tensor, "b h p"], ids_mask: Int[Tensor, "b h"], num_patches: int) -> float:
     """The squared error of the other pictures' mean at each position: what `position_constant_loss` is, for pixels."""
-    t = _wide(target)
+    t = wide(target)
     return float(F.mse_loss(_mean_of_others(t, ids_mask, num_patches), t))
 
 
@@ -119,7 +120,7 @@ class Usage(NamedTuple):
 @torch.no_grad()
 def prototype_usage(labels: Float[Tensor, "rows m"]) -> Usage:
     """How evenly soft assignments, each row summing to 1, use the m > 1 prototypes."""
-    share = float(entropy(_wide(labels).mean(0))) / math.log(labels.shape[1])
+    share = float(entropy(wide(labels).mean(0))) / math.log(labels.shape[1])
     return Usage(share, int(torch.unique(labels.argmax(1)).numel()))
 
 
@@ -182,7 +183,7 @@ def _constant(method: Method, seen: dict[str, Tensor], num_patches: int) -> dict
     target, ids = seen["target"], seen["ids_mask"]
     if "pixels" in seen:
         loss = position_constant_mse(target, ids, num_patches)
-        share = 1 - loss / max(1e-12, float(_wide(target).var(unbiased=False)))
+        share = 1 - loss / max(1e-12, float(wide(target).var(unbiased=False)))
     else:
         settings: Any = method.settings
         axis: CosAxis = getattr(settings, "cos_axis", "feature")
@@ -210,7 +211,7 @@ def _labels(
     usage = prototype_usage(labels.flatten(0, 1))
     values = {f"{kind}_prototype_entropy": usage.entropy, f"{kind}_prototypes_used": float(usage.num_used)}
     if loss is not None:
-        floor = float(entropy(_wide(target)).mean())
+        floor = float(entropy(wide(target)).mean())
         values |= {f"{kind}_loss": loss, f"{kind}_kl": loss - floor, f"{kind}_gain": math.log(labels.shape[-1]) - loss}
     return values
 
@@ -222,7 +223,3 @@ def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: I
         return {}
     right = logits[known].argmax(1) == labels[known]
     return {"cross_entropy": parts["cross_entropy"], "classifier_accuracy": float(right.float().mean())}
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.distributed import all_max, all_sum, all_sum_with_gradient
+from tutelage.precision import wide
 
 EPS = 1e-6
 
@@ -47,7 +48,7 @@ def standardise(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
     MAE's norm_pix of a patch (3.1), and PseudoMAE's equation 2 of a teacher token. bfloat16 keeps barely two digits of
     the variance, so half precision is left first.
     """
-    x = x.double() if x.dtype == torch.float64 else x.float()
+    x = wide(x)
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + EPS).sqrt()
 
 
@@ -56,7 +57,7 @@ def standardise_channels(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
 
     A batch normalisation without a learned scale or running averages, differentiable, in at least float32.
     """
-    x = x.double() if x.dtype == torch.float64 else x.float()
+    x = wide(x)
     rows = tuple(range(x.ndim - 1))
     count = all_sum(x.new_tensor(float(x[..., 0].numel())))
     mean = all_sum_with_gradient(x.sum(rows)) / count
@@ -72,7 +73,7 @@ def token_target(tokens: Float[Tensor, "b n d"], norm: TargetNorm) -> Float[Tens
 
     `batch` uses the mean and variance over the tokens of all processes' micro-batches.
     """
-    x = tokens.double() if tokens.dtype == torch.float64 else tokens.float()
+    x = wide(tokens)
     if norm == "token":
         return standardise(x)
     if norm == "picture":
@@ -93,7 +94,7 @@ def nearest_tokens(
     """
     # NOTE a footgun: .float() alone would not do, autocast takes bmm back to bfloat16, where tokens that share much look alike.
     with torch.autocast(queries.device.type, enabled=False):
-        q, c = (x if x.dtype == torch.float64 else x.float() for x in (queries, candidates))
+        q, c = wide(queries), wide(candidates)
         if metric == "cosine":
             return torch.bmm(F.normalize(q, dim=-1), F.normalize(c, dim=-1).transpose(1, 2)).argmax(-1)
         return torch.cdist(q, c).argmin(-1)
@@ -113,7 +114,7 @@ def sinkhorn(
     says. After 3 iterations the columns are balanced only roughly.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        x = (logits.double() if logits.dtype == torch.float64 else logits.float()) / temperature
+        x = wide(logits) / temperature
         for _ in range(iterations):
             x = x - _logsumexp_rows(x, all_ranks)
             x = x - x.logsumexp(1, keepdim=True)
@@ -162,7 +163,7 @@ def _sinkhorn_by_position(
 
     Every process walks the same positions, those that no row of it has included, so that collectives stay matched.
     """
-    out = torch.empty_like(logits, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    out = torch.empty_like(wide(logits))
     last = all_max(positions.max())
     for position in range(int(last) + 1):
         rows = positions == position

@@ -14,21 +14,16 @@ from tutelage.errors import DataError
 _FILE = re.compile(r"(?P<set>.*?)-?(?P<part>train|t10k|test)-(?P<kind>images|labels)-idx[13]-ubyte(\.gz)?")
 
 
-def is_idx_folder(path: Path) -> bool:
-    """Whether a folder holds training pictures in an idx file."""
-    try:
-        return path.is_dir() and ("train", "images") in _files(path)
-    except PermissionError:
-        return False
-
-
-def read_idx_folder(folder: Path) -> Arrays:
+def read_idx_folder(folder: Path) -> Arrays | None:
     """The pictures of `train-images-idx3-ubyte` and, where they are, the labels beside it and the test part.
 
-    Each file may be gzipped (.gz) and begin with the set's name; the test part is called `t10k` or `test`. Classes are
-    called by their numbers. Raises DataError D-22 for a damaged file, or for pictures and labels that do not fit.
+    None for what is no folder, or has no such file. Each file may be gzipped (.gz) and begin with the set's name; the test
+    part is called `t10k` or `test`. Classes are called by their numbers. Raises DataError D-22 for a damaged file, or for
+    pictures and labels that do not fit.
     """
     files = _files(folder)
+    if ("train", "images") not in files:
+        return None
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
     parts: list[str] = []
@@ -72,10 +67,10 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
 
 
 def _files(folder: Path) -> dict[tuple[str, str], Path]:
-    """The idx files of a folder by part (train, t10k, test) and kind (images, labels). Raises DataError D-22."""
+    """The idx files of a folder by part (train, t10k, test) and kind (images, labels), none of what cannot be read."""
     found: dict[tuple[str, str], Path] = {}
     sets = set()
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("*-ubyte*")):
         if match := _FILE.fullmatch(path.name):
             found[match["part"], match["kind"]] = path
             sets.add(match["set"])

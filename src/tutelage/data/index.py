@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tutelage.data import named
 from tutelage.data.found import Found, open_files
-from tutelage.data.idx import is_idx_folder, read_idx_folder
+from tutelage.data.idx import read_idx_folder
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
@@ -67,8 +67,8 @@ def open_data(data: str, *, holdout: float = 0.1, cache: Path | None = None) -> 
     """
     path = Path(data).expanduser()
     opened: Listing | Arrays
-    if is_idx_folder(path):
-        name, opened = path.resolve().name, read_idx_folder(path)
+    if arrays := read_idx_folder(path):
+        name, opened = path.resolve().name, arrays
     elif data not in named.NAMES or path.exists():
         name, opened = path.resolve().stem, list_data(path)
     else:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tutelage.clock import Clock, total_steps
@@ -54,7 +55,8 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> F
         settings.check(world_size())
         check_writable(out)
         data = open_data(settings.data, holdout=settings.holdout)
-        settings.method.check_classes(data.name, len({*data.train.labels.tolist()} - {-1}))
+        labels = data.train.labels
+        settings.method.check_classes(data.name, len(np.unique(labels[labels >= 0])))
         clock = new_clock(settings, data)
         run = RunFolder(out, writes=rank() == 0)
         try:

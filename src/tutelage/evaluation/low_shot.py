@@ -108,7 +108,7 @@ def _accuracy(model: Any, labelled: Labelled) -> float:
 
 
 def _standardised(split: Split) -> Split:
-    """The split in float64 on the CPU, standardised by its training part."""
-    x, mean, std = standardised(split.train.x.cpu().double())
-    others = [Labelled((part.x.cpu().double() - mean) / std, part.y.cpu()) for part in split[1:]]
-    return Split(Labelled(x, split.train.y.cpu()), *others)
+    """The split in float64, standardised by its training part."""
+    x, mean, std = standardised(split.train.x.double())
+    others = [Labelled((part.x.double() - mean) / std, part.y) for part in split[1:]]
+    return Split(Labelled(x, split.train.y), *others)

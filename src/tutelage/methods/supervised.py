@@ -5,7 +5,6 @@ The same encoder, pictures, views, optimiser and run as the other methods, with 
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
@@ -17,6 +16,7 @@ from tutelage.clock import Clock
 from tutelage.encoder import encode
 from tutelage.errors import DataError
 from tutelage.method import Method, MethodSettings, Output, seen
+from tutelage.precision import wide
 
 
 class SupervisedSettings(MethodSettings):
@@ -77,6 +77,5 @@ def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, "b"], smooth
 
     0, with a gradient of zeros, where no picture has a label. Computed in at least float32.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses = F.cross_entropy(wide, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    losses = F.cross_entropy(wide(logits), labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
     return losses / (labels >= 0).sum().clamp(min=1)
