@@ -80,21 +80,19 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
 
     from tutelage import api
 
-    steps = round(row.pictures / 256)
+    steps = round(row.pictures / api.settings_for(row.recipe, **row.changes).batch_size)
     curve = {"keep_steps": steps // 4} if row.curve else {}
     pictures = data if row.share == 1 else str(part_of(data, row.share, Path(args.out, "parts")))
     start = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
     run = api.pretrain(row.recipe, pictures, out, steps=steps, seed=seed, **curve, **start, **row.changes)
     metrics = lines(run / "metrics.jsonl")
-    if metrics[-1]["step"] < steps:
-        sys.exit(
-            75
-        )  # told to stop, it saved and returned: the same command goes on, and nothing is judged before the end
+    if metrics[-1]["step"] < steps:  # told to stop, it saved and returned; nothing is judged before its end
+        sys.exit(75)
     places = {steps: run}
     if row.curve:
         places |= {k * (steps // 4): run / "checkpoints" / f"step-{k * (steps // 4):08d}" for k in (1, 2, 3)}
     return {
-        "judged": {str(step): judge(place, data) for step, place in sorted(places.items())},
+        "judged": {str(step): judge(place, data) for step, place in sorted(places.items()) if row.judge},
         "images_per_second": sorted(m["images_per_second"] for m in metrics)[len(metrics) // 2],
         "metrics": metrics[:: max(1, len(metrics) // 40)],
         "monitors": lines(run / "monitors.jsonl"),

@@ -1,5 +1,6 @@
 """A part of a set's training pictures as a set of its own, to see what fewer pictures teach."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def part_of(data: str, share: float, folder: Path) -> Path:
         chosen = np.sort(order[:: round(1 / share)])
         images = np.stack([pictures.read(int(i))[0].numpy() for i in chosen])
         out.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
+        part = out / f"{os.getpid()}.part"
         part.write_bytes(idx(images))
         part.rename(file)
     return out

@@ -23,6 +23,8 @@ class Row:
     """Share of the training pictures that is used."""
     curve: bool = False
     """Judge the encoder at each quarter of the run too."""
+    judge: bool = True
+    """Judge the encoder; else only its speed is asked."""
     init: str = ""
     """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -110,16 +112,26 @@ def _later() -> list[Row]:
 
 
 def _tuning() -> list[Row]:
-    """The same number of trials for each method and set: its learning rate. Judged on held-out pictures, by one seed."""
+    """The same four trials for each method and set, by one seed: three learning rates, and a quarter of the batch."""
+    trials = {f"{rate:g}": (rate, 256) for rate in (1e-3, 2e-3, 4e-3)} | {"batch 64": (4e-3, 64)}
     return [
         Row(
-            f"{method}, {rate:g}", recipe, data, 100_000, merged(size, flip, {"optim": {"base_lr": rate}}), seeds=(100,)
+            f"{method}, {name}", recipe, data, 100_000,
+            merged(size, flip, {"optim": {"base_lr": rate}, "batch_size": batch}), seeds=(100,),
         )
         for data, flip in SETS.items()
-        for rate in (1e-3, 2e-3, 4e-3)
+        for name, (rate, batch) in trials.items()
+        for method, (recipe, size) in METHODS.items()
+    ]  # fmt: skip
+
+
+def _speed() -> list[Row]:
+    """Short runs in turn, for how many pictures a second each method trains on."""
+    return [
+        Row(method, recipe, pictures=10_240, changes=size, judge=False, seeds=(0, 1, 2, 3, 4))
         for method, (recipe, size) in METHODS.items()
     ]
 
 
-TABLES = {"causes": _causes(), "later": _later(), "tuning": _tuning()}
+TABLES = {"causes": _causes(), "later": _later(), "tuning": _tuning(), "speed": _speed()}
 """By the name that run.py takes."""
