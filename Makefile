@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Bytecode is kept, whatever the machine says: with it torch is imported in half the time.
 export PYTHONDONTWRITEBYTECODE :=
-.PHONY: demo test check mutants format clean
+.PHONY: demo test check mutants faults faults-full format clean
 
 # The environment: uv, itself installed by pip, brings everything in about half a minute.
 .venv/ready: pyproject.toml
@@ -23,6 +23,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What a run survives: a sample of every fault in some minutes, and the figures of docs/reliability.md in up to two hours.
+faults faults-full: .venv/ready
+	FAULTS=$(if $(filter faults,$@),sample,full) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults
 
 mutants: .venv/ready
 	$(BIN)/python tests/mutants/run.py
