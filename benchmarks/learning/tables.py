@@ -53,15 +53,25 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The quick-starts at the small size."""
 
+TRIALS: dict[str, dict[str, Any]] = {
+    "0.001": {"optim": {"base_lr": 1e-3}, "batch_size": 256},
+    "0.002": {"optim": {"base_lr": 2e-3}, "batch_size": 256},
+    "0.004": {"optim": {"base_lr": 4e-3}, "batch_size": 256},
+    "batch 64": {"optim": {"base_lr": 4e-3}, "batch_size": 64},
+}
+"""What is tried of every method: learning rates for batches of 256, and a batch of 64 that learns at 0.001 too."""
+
 
 def _causes() -> list[Row]:
     """What takes the label branch and the token target apart, a change at a time, at the small size."""
     sdae, pseudomae = "sdae-quickstart", "pseudomae-quickstart"
+    size = merged(SMALL, TRIALS["0.001"])
     published = {  # all but the target, which every row of PseudoMAE has per picture
         "head": {"prototypes": 128, "in_norm": "none", "share": "shared"},
         "class_source": "decoder",
         "teacher_temperature": {"start": 0.04, "end": 0.07, "epochs": 30},
         "match_norm": "none",
+        "class_weight": 1.0,
         "patch_weight": 1.0,
     }
     sharp = {"teacher_temperature": {"start": 0.02, "end": 0.02}}
@@ -89,7 +99,7 @@ def _causes() -> list[Row]:
         ),
     }  # fmt: skip
     return [
-        Row(name, recipe, pictures=pictures, changes=merged(SMALL, *({"method": change} for change in changes)))
+        Row(name, recipe, pictures=pictures, changes=merged(size, *({"method": change} for change in changes)))
         for name, (recipe, changes, pictures) in rows.items()
     ]
 
@@ -111,26 +121,33 @@ def _later() -> list[Row]:
     ]
 
 
-TRIALS: dict[str, dict[str, Any]] = {
-    "0.001": {"optim": {"base_lr": 1e-3}},
-    "0.002": {"optim": {"base_lr": 2e-3}},
-    "0.004": {"optim": {"base_lr": 4e-3}},
-    "batch 64": {"optim": {"base_lr": 4e-3}, "batch_size": 64},
-}
-"""What is tried of every method: learning rates for batches of 256, and a batch of 64 that learns at 0.001 too."""
-
-
 def _tuning() -> list[Row]:
     """The same four trials for each method and set, by one seed: three learning rates, and a quarter of the batch."""
+    heavy = {"PseudoMAE, labels at full weight": ("pseudomae-quickstart", merged(SMALL, _weighing(1.0, 0.1)))}
     return [
-        Row(
-            f"{method}, {name}", recipe, data, 100_000,
-            merged(size, flip, trial), seeds=(100,),
-        )
+        Row(f"{method}, {name}", recipe, data, 100_000, merged(size, flip, trial), seeds=(100,))
         for data, flip in SETS.items()
         for name, trial in TRIALS.items()
-        for method, (recipe, size) in METHODS.items()
-    ]  # fmt: skip
+        for method, (recipe, size) in (METHODS | heavy).items()
+    ]
+
+
+def _weights() -> list[Row]:
+    """What labels cost or bring by how much of the loss they are."""
+    weights = {
+        "no labels (SdAE)": None, "class 0.1": (0.1, 0.0), "class 0.3": (0.3, 0.0), "class 1": (1.0, 0.0),
+        "class 0.1, patch 0.01 (the quick-start)": (0.1, 0.01), "class 0.1, patch 0.1": (0.1, 0.1),
+    }  # fmt: skip
+    return [
+        Row(name, "pseudomae-quickstart", pictures=100_000, changes=merged(SMALL, _weighing(*pair)))
+        if pair
+        else Row(name, "sdae-quickstart", pictures=100_000, changes=SMALL)
+        for name, pair in weights.items()
+    ]
+
+
+def _weighing(classes: float, patches: float) -> dict[str, Any]:
+    return {"method": {"class_weight": classes, "patch_weight": patches}}
 
 
 def _speed() -> list[Row]:
@@ -141,25 +158,27 @@ def _speed() -> list[Row]:
     ]
 
 
-TUNED: dict[str, dict[Data, str]] = {}
-"""By method and set, the trial that was best on held-out pictures: the mean of kNN, linear and 10-shot accuracy."""
-
-
 def _core() -> list[Row]:
-    """Every method as it was tuned, beside the untrained encoder and raw pixels, at equal pictures seen."""
+    """The quick-starts, which are as tuned, beside the untrained encoder and raw pixels, at equal pictures seen."""
     return [
         row
         for data, changes in SETS.items()
         for row in (
             Row("untrained", "mae-quickstart", data, 0, merged(SMALL, changes)),
             *(
-                Row(method, recipe, data, changes=merged(size, changes, TRIALS[TUNED[method][data]]), curve=True)
+                Row(method, recipe, data, changes=merged(size, changes), curve=True)
                 for method, (recipe, size) in METHODS.items()
-                if method in TUNED
             ),
         )
     ]
 
 
-TABLES = {"causes": _causes(), "later": _later(), "tuning": _tuning(), "speed": _speed(), "core": _core()}
+TABLES = {
+    "causes": _causes(),
+    "later": _later(),
+    "tuning": _tuning(),
+    "weights": _weights(),
+    "speed": _speed(),
+    "core": _core(),
+}
 """By the name that run.py takes."""

@@ -14,8 +14,8 @@ from tutelage.methods.mae import MAESettings
 
 RECIPE = RunSettings[MAESettings](
     epochs=10,
-    batch_size=256,
+    batch_size=64,
     backbone=BackboneSettings(name="vit_tiny_patch16_224", image_size=32, patch_size=4, width=128, depth=6, heads=4),
     method=MAESettings(decoder=DecoderSettings(width=96, depth=2, heads=3)),
-    optim=OptimSettings(base_lr=1e-3, warmup_epochs=1),
+    optim=OptimSettings(base_lr=4e-3, warmup_epochs=1),
 )

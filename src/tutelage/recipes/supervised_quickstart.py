@@ -15,10 +15,10 @@ from tutelage.methods.supervised import SupervisedSettings
 
 RECIPE = RunSettings[SupervisedSettings](
     epochs=10,
-    batch_size=256,
+    batch_size=64,
     backbone=BackboneSettings(
         name="vit_tiny_patch16_224", image_size=32, patch_size=4, width=128, depth=6, heads=4, drop_path=0.1
     ),
     method=SupervisedSettings(),
-    optim=OptimSettings(base_lr=1e-3, warmup_epochs=1, weight_decay=0.05),
+    optim=OptimSettings(base_lr=4e-3, warmup_epochs=1, weight_decay=0.05),
 )
