@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Bytecode is kept, whatever the machine says: with it torch is imported in half the time.
 export PYTHONDONTWRITEBYTECODE :=
-.PHONY: demo test check mutants faults faults-full format clean
+.PHONY: demo test check mutants faults faults-full format lock clean
 
 # The environment: uv, itself installed by pip, brings everything in about half a minute.
 .venv/ready: pyproject.toml
@@ -26,6 +26,7 @@ check: .venv/ready
 
 # What a run survives: a sample of every fault in some minutes, and the figures of docs/reliability.md in up to two hours.
 faults faults-full: .venv/ready
+	rm -f build/faults.jsonl
 	FAULTS=$(if $(filter faults,$@),sample,full) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults
 
 mutants: .venv/ready
@@ -34,6 +35,11 @@ mutants: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Exact versions and hashes for every Python from 3.10 on; nothing younger than a week, by when a bad release is mostly found.
+lock: .venv/ready
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate --exclude-newer '7 days' --extra dev --upgrade --output-file requirements-lock.txt pyproject.toml
 
 clean:
 	rm -rf .venv build dist *.egg-info src/*.egg-info

@@ -14,7 +14,7 @@ from tutelage import recipes
 from tutelage.config import Count, NonNegativeInt, Settings, merged
 from tutelage.engine import pretrain as engine
 from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
-from tutelage.errors import SettingsError
+from tutelage.errors import SettingsError, Stopped, no_memory, printable
 from tutelage.evaluation import protocol as protocols
 from tutelage.evaluation.low_shot import LowShotSettings
 from tutelage.evaluation.result import Evaluation
@@ -80,19 +80,27 @@ def pretrain(recipe: str, data: str, out: str | Path | None = None, *, quiet: bo
     method={"mask_ratio": 0.6})`.
 
     Raises:
+        Stopped: S-75, a signal or a file STOP in the run folder asked the run to stop before its end.
         TutelageError: with the code and exit code of the command line.
 
     """
-    return run(settings_for(recipe, data=str(data), **settings), out, quiet=quiet).out
+    finished = run(settings_for(recipe, data=str(data), **settings), out, quiet=quiet)
+    if finished.stopped:
+        raise Stopped(
+            "S-75", f"{finished.out} was asked to stop, and saved at step {finished.clock.step}.",
+            "It is not finished, so nothing is to be concluded from it.", "The same call goes on.",
+        )  # fmt: skip
+    return finished.out
 
 
 def settings_for(recipe: str, **changes: Any) -> RunSettings[Any]:
     """The settings of a recipe with `changes`, nested ones as dictionaries. Raises SettingsError."""
     values = merged(recipes.load(recipe).model_dump(), changes)
+    kind = settings_class(values["method"]["name"])
     try:
-        return settings_class(values["method"]["name"]).model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("C-02", explain(error)) from error
+        raise SettingsError("C-02", explain(error, kind)) from error
 
 
 def evaluate(protocol: protocols.Name, encoder: str | Path, data: str | Path, **options: Any) -> Evaluation:
@@ -135,17 +143,22 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
         settings = settings.model_copy(update={"data": str(place)})
         place = place.resolve()
     folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
-    finished = engine.pretrain(settings, folder, quiet=quiet)
+    try:
+        finished = engine.pretrain(settings, folder, quiet=quiet)
+    except Exception as error:
+        if no_memory(error):
+            raise settings.too_large(error) from error
+        raise
     if finished.stopped or not finished.leads:
         return finished
     report = write_report(folder)
     if not quiet:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"done    {folder} · report {report}", markup=False)
+        console.print(printable(f"done    {folder} · report {report}"), markup=False)
         console.print(f"verdict {_verdict_on(folder)}", markup=False)
         labelled = finished.labelled
         following = f"evaluate knn {folder} --data {settings.data}" if labelled else f"export {folder} --out DIR"
-        console.print(f"next    tutelage {following}", markup=False)
+        console.print(printable(f"next    tutelage {following}"), markup=False)
     return finished
 
 

@@ -1,6 +1,6 @@
 """What travels from the data to a method: `Stream` says what a method needs, `Batch` is what it gets."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,8 @@ class Batch:
     """Class numbers, -1 where unknown."""
     indices: Int[Tensor, "b"]
     """Which picture of the set each row is."""
+    links: Int[Tensor, "k"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """A hash of each row's place in the run and the picture due there (`data.order.links`); none outside a run."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

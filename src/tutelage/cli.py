@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from tutelage.errors import SettingsError, TutelageError, nearest, translated
+from tutelage.errors import SettingsError, TutelageError, nearest, printable, translated
+from tutelage.floors import check_floors
 from tutelage.version import __version__
 
 HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
@@ -74,6 +75,7 @@ def _command(words: list[str]) -> int:
     }
     if words[0] not in commands:
         raise SettingsError("C-01", f"unknown command '{words[0]}'.", todo=nearest(words[0], commands))
+    check_floors()
     return commands[words[0]](words[1:])
 
 
@@ -154,7 +156,7 @@ def _report(words: list[str]) -> int:
     from tutelage import api
     from tutelage.options import parse
 
-    print(api.report(parse(api.ReportOptions, words, command="tutelage report").run))
+    print(printable(str(api.report(parse(api.ReportOptions, words, command="tutelage report").run))))
     return 0
 
 

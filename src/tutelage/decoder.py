@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from tutelage.config import Count, Settings
+from tutelage.config import Depth, Settings, Width
 from tutelage.encoder import Tokens, initialise, sincos_positions
 from tutelage.errors import SettingsError
 from tutelage.masking import PatchMask
@@ -15,11 +15,11 @@ from tutelage.masking import PatchMask
 class DecoderSettings(Settings):
     """Size of the decoder; 512 x 8 x 16 for ViT-B, L and H (MAE 4.1; SdAE takes it for ViT-S too)."""
 
-    width: Count = 512
+    width: Width = 512
     """Token width, a multiple of 4."""
-    depth: Count = 8
+    depth: Depth = 8
     """Number of blocks."""
-    heads: Count = 16
+    heads: Width = 16
     """Number of attention heads."""
 
     def check(self) -> None:

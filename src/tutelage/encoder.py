@@ -13,11 +13,11 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tutelage.config import Count, Settings, Share
+from tutelage.config import Depth, Settings, Share, Width
 from tutelage.errors import SettingsError
 from tutelage.masking import gather
 
-ImageSize = Count | tuple[Count, Count]
+ImageSize = Width | tuple[Width, Width]
 
 
 class BackboneSettings(Settings):
@@ -29,11 +29,11 @@ class BackboneSettings(Settings):
     """Side of the pictures in pixels, or height and width."""
     patch_size: ImageSize | None = None
     """Side of a patch in pixels, or height and width; by default the model's own."""
-    width: Count | None = None
+    width: Width | None = None
     """Token width; by default the model's own."""
-    depth: Count | None = None
+    depth: Depth | None = None
     """Number of blocks; by default the model's own."""
-    heads: Count | None = None
+    heads: Width | None = None
     """Number of attention heads; by default the model's own."""
     drop_path: Share = 0.0
     """Stochastic depth of the last block, rising linearly from 0 in the first (timm)."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.config import Count, Settings
+from tutelage.config import Count, Depth, Settings, Width
 from tutelage.errors import SettingsError
 from tutelage.targets import standardise_channels
 
@@ -20,11 +20,11 @@ class HeadSettings(Settings):
 
     prototypes: Count = 4096
     """Number of prototypes (PseudoMAE 3.3)."""
-    hidden: Count = 2048
+    hidden: Width = 2048
     """Width of the hidden layers."""
-    bottleneck: Count = 256
+    bottleneck: Width = 256
     """Width in which features and prototypes are compared."""
-    layers: Count = 3
+    layers: Depth = 3
     """Number of linear layers before the prototypes."""
     share: Literal["shared", "shared_trunk", "separate"] = "shared"
     """One head for class and patch tokens, one trunk with two sets of prototypes, or two heads (methods A9)."""

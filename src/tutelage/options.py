@@ -9,6 +9,7 @@ from typing import TypeVar, get_args
 import tyro
 from pydantic import BaseModel, ValidationError
 
+from tutelage.config import shortened
 from tutelage.errors import SettingsError, nearest
 
 T = TypeVar("T", bound=BaseModel)
@@ -42,7 +43,7 @@ def parse(model: type[T], words: Sequence[str], *, default: T | None = None, com
         raise SettingsError("C-02", "; ".join(item["msg"] for item in error.errors())) from None
     if unknown:
         option = unknown[0].partition("=")[0]
-        raise SettingsError("C-01", f"unknown option '{option}'.", todo=nearest(option, option_names(model)))
+        raise SettingsError("C-01", f"unknown option '{shortened(option)}'.", todo=nearest(option, option_names(model)))
     return value
 
 
@@ -90,6 +91,6 @@ def _sentence(box: str) -> str:
         section, name, rule, value = checked.groups()
         rule = rule.replace("Input should be", "it should be").replace("Value error, ", "")
         setting = name if section.startswith("RunSettings") else f"{section.lstrip('-')}.{name}"
-        return f"{setting} is {value}: {rule}."
+        return f"{setting} is {shortened(value)}: {rule}."
     text = _REST.sub("", text).rstrip(".") or "not enough arguments"
-    return text[:1].upper() + text[1:] + "."
+    return text[:1].upper() + shortened(text[1:], 300) + "."

@@ -46,9 +46,11 @@ def load_encoder(where: str, *, teacher: str | None = None, device: torch.device
             f"{where} is a file of weights, which does not say of which model and pictures.",
             todo="Pretrain from it with --init, or name a run or a timm folder.",
         )
+    with torch.device("meta"):  # what the source claims of its shapes takes no memory before they are compared
+        claimed = _build(weights)
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if name in claimed.state_dict()}
+    _check_shapes(tensors, claimed, weights.origin)
     vit = _build(weights)
-    tensors = {name: tensor for name, tensor in weights.tensors.items() if name in vit.state_dict()}
-    _check_shapes(tensors, vit, weights.origin)
     missing = [name for name in vit.state_dict() if name not in tensors]
     if missing:
         raise CheckpointError(
@@ -68,7 +70,7 @@ def _build(weights: Weights) -> VisionTransformer:
         )
     try:
         vit = timm.create_model(name, pretrained=False, num_classes=0, **weights.arguments)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
         raise CheckpointError("K-06", f"timm cannot build the '{name}' of {weights.origin}: {error}.") from error
     check_class_token(vit, name)
     return vit

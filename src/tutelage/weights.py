@@ -1,30 +1,30 @@
 """Encoder weights, wherever they lie: in a run, a checkpoint, a timm folder or a file, or with timm itself.
 
 Whatever the source, they come back as tensors under timm's names with what is known about their model. Files are read as
-tensors and nothing else: safetensors, or `torch.load` with `weights_only`, in the one place of the project that calls it.
+tensors and nothing else (`tutelage.foreign`).
 """
 
-import argparse
 import hashlib
-import json
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError  # the exception alone: what torch.load raises for a file that is more than tensors
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file
+from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tutelage.config import read_json, shortened
 from tutelage.data.index import Statistics
 from tutelage.encoder import BackboneSettings, pair
 from tutelage.errors import CheckpointError, nearest
+from tutelage.foreign import read_pickled, read_safetensors
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PATCHES = "patch_embed.proj.weight"
@@ -107,24 +107,26 @@ def _from_run(path: Path, teacher: str | None) -> Weights:
     folder = path / ("encoder" if teacher is None else f"encoder-{teacher}")
     if (folder / "config.json").is_file():
         return _from_timm_folder(folder)
-    found = sorted((path / "checkpoints").glob("step-[0-9]*/MANIFEST.json"), key=lambda file: int(file.parent.name[5:]))
-    if not found:
-        raise CheckpointError(
-            "K-03", f"the run {path} has no encoder and no checkpoint yet.", todo="Let it go on for a while."
-        )
-    for file in reversed(found):
+    error = CheckpointError(
+        "K-03", f"the run {path} has no encoder and no checkpoint yet.", todo="Let it go on for a while."
+    )
+    tried: set[Path] = set()
+    while found := set((path / "checkpoints").glob("step-[0-9]*/MANIFEST.json")) - tried:  # while it trains they change
+        newest = max(found, key=lambda file: int(file.parent.name[5:]))
+        tried.add(newest)
         try:
-            return _from_checkpoint(file.parent.resolve(), teacher)
-        except CheckpointError as error:
-            if error.code != "K-10" or file == found[0]:
+            return _from_checkpoint(newest.parent.resolve(), teacher)
+        except CheckpointError as damaged:
+            if damaged.code != "K-10":
                 raise
-    raise AssertionError("the oldest checkpoint either loads or raises")
+            error = damaged
+    raise error
 
 
 def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
     run = path.parent.parent
     with _reading(path):
-        expected = _json(path / "MANIFEST.json")["files"]["model.safetensors"]
+        expected = read_json(path / "MANIFEST.json")["files"]["model.safetensors"]
         data = (path / "model.safetensors").read_bytes()
         if len(data) != expected["size"]:
             raise ValueError(f"model.safetensors has {len(data):,} of {expected['size']:,} bytes")
@@ -132,9 +134,9 @@ def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
             raise ValueError("model.safetensors does not have the hash it was written with")
         tensors = load(data)
     with _reading(run):
-        backbone = BackboneSettings.model_validate(_json(run / "settings.json")["backbone"])
-        known = _json(run / "data.json")
-        statistics = Statistics(tuple(known["mean"]), tuple(known["std"]))
+        backbone = BackboneSettings.model_validate(read_json(run / "settings.json")["backbone"])
+        known = read_json(run / "data.json")
+        statistics = _numbers(known["mean"], known["std"])
     taken, others = _encoder_of(tensors, teacher, str(path))
     arguments = {**backbone_arguments(backbone), "in_chans": len(statistics.mean)}
     return Weights(str(path), taken, others, backbone.name, arguments, statistics)
@@ -156,30 +158,51 @@ def _from_timm_folder(path: Path) -> Weights:
             "Convert it with timm.",
         )
     with _reading(path):
-        config = _json(path / "config.json")
-        tensors = load_file(path / "model.safetensors")
+        config = read_json(path / "config.json")
+        tensors = read_safetensors(path / "model.safetensors")
         pretrained = config.get("pretrained_cfg", config)
-        arguments = {name: value for name, value in config.get("model_args", {}).items() if name != "num_classes"}
+        size = pretrained.get("input_size", (3, 224, 224))[1:]
+        arguments = _checked({"img_size": size, **config.get("model_args", {})})
         channels = tensors[_PATCHES].shape[1] if _PATCHES in tensors else 3
         return Weights(
             str(path),
             tensors,
             architecture=str(config["architecture"]),
-            arguments={
-                "img_size": tuple(pretrained.get("input_size", (3, 224, 224))[1:]),
-                **arguments,
-                "in_chans": channels,
-            },
+            arguments={**arguments, "in_chans": channels},
             statistics=_statistics(pretrained, channels),
         )
 
 
+def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a Vision Transformer from a file, which may name nothing else: `checkpoint_path` would read a file."""
+    known = inspect.signature(VisionTransformer).parameters
+    for name, value in arguments.items():
+        if name not in known:
+            raise ValueError(f"'{shortened(name)}' is no argument of a Vision Transformer")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(n, str | bool | None) or abs(n) <= _LARGEST.get(name, 2**16) for n in numbers):
+            raise ValueError(f"{name} is {shortened(repr(value))}")
+    size = _pair(arguments["img_size"])
+    return {**{name: value for name, value in arguments.items() if name != "num_classes"}, "img_size": size}
+
+
+_LARGEST = {"depth": 1000}
+
+
 def _statistics(pretrained: dict[str, Any], channels: int) -> Statistics:
     """Those of a timm configuration; their average for every channel where their number is another."""
-    mean, std = (tuple(pretrained.get(name) or given) for name, given in IMAGENET._asdict().items())
+    mean, std = _numbers(*(pretrained.get(name) or given for name, given in IMAGENET._asdict().items()))
     if len(mean) == len(std) == channels:
         return Statistics(mean, std)
     return Statistics((sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels)
+
+
+def _numbers(mean: Any, std: Any) -> Statistics:
+    """A file's mean and standard deviation. Raises ValueError where they cannot be those of pixels in 0..1."""
+    numbers = [*mean, *std]
+    if not all(type(n) in (int, float) and abs(n) < 1e6 for n in numbers) or not mean or not std or min(std) <= 0:
+        raise ValueError(f"mean and std are {shortened(f'{mean} and {std}')}")
+    return Statistics(tuple(float(n) for n in mean), tuple(float(n) for n in std))
 
 
 def _from_timm(name: str) -> Weights:
@@ -220,31 +243,11 @@ def check_class_token(model: nn.Module, name: str) -> None:
 def _from_file(path: Path, teacher: str | None) -> Weights:
     """A file of tensors: an official MAE, SdAE or RC-MAE checkpoint, or any safetensors."""
     with _reading(path):
-        loaded = load_file(path) if path.suffix == ".safetensors" else _load_tensors_only(path)
-        if not isinstance(loaded, dict):
-            raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by name")
-    tensors: dict[str, Tensor] = {}
-    for name, value in loaded.items():  # networks lie one level down: {"model": {...}, "optimizer": ..., "args": ...}
-        inner = (
-            {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {str(name): value}
-        )
-        tensors |= {key: part for key, part in inner.items() if isinstance(part, Tensor) and part.is_floating_point()}
+        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     taken, others = _encoder_of(tensors, teacher, str(path))
     published = "decoder_pred.weight" in taken and taken[_PATCHES].shape[1] == 3
     return Weights(str(path), taken, others, statistics=IMAGENET if published else None)
-
-
-def _load_tensors_only(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise CheckpointError(
-            "K-13",
-            f"{path} is no plain file of tensors, and was not run.",
-            "Such a file can execute code when it is read.",
-            "Save its state dict with safetensors, where you trust it.",
-        ) from error
 
 
 def _encoder_of(
@@ -267,7 +270,7 @@ def _encoder_of(
         raise CheckpointError(
             "K-31",
             f"{origin} has no encoder: none of its {len(tensors)} tensors is a patch embedding.",
-            todo="Check --init.",
+            todo="Files that can be read are of timm's Vision Transformers, or in the layout of MAE, SdAE, RC-MAE or DINO.",
         )
     n = len(chosen[0])
     taken = {name[n:]: tensor for name, tensor in tensors.items() if name.startswith(chosen[0])}
@@ -289,13 +292,6 @@ def _reading(path: Path) -> Iterator[None]:
         raise CheckpointError(
             "K-10", f"{path} is damaged: {missing}.", todo="Use another checkpoint or a fresh copy."
         ) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.name} holds a {type(values).__name__}")
-    return values
 
 
 def _pair(size: Any) -> tuple[int, int]:

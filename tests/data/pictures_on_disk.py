@@ -1,5 +1,6 @@
 """Small generated pictures for the tests of the data package."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,3 +22,12 @@ def fill(folder: Path, count: int, suffix: str = ".png", start: int = 0, channel
     for k, path in enumerate(paths, start=start):
         picture(k + 1000 * len(str(folder)), channels=channels).save(path)
     return paths
+
+
+def damage(path: Path) -> None:
+    """Overwrite the middle of a file with zeros, as a failing disk would: length, ends and times stay the same."""
+    status = path.stat()
+    data = path.read_bytes()
+    start, end = len(data) // 2, len(data) - 32
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

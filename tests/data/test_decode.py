@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from tutelage.data import tiff
-from tutelage.data.decode import Unreadable, check, check_end, decode, look, to_channels
+from tutelage.data.decode import decode, to_channels
+from tutelage.data.looking import check, check_end, look
+from tutelage.data.reading import Unreadable
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 

@@ -11,7 +11,7 @@ from tutelage.data.streams import PictureStream, batches, eval_batches
 from tutelage.data.views import ViewsSettings, eval_view
 from tutelage.errors import DataError, SettingsError
 
-from .pictures_on_disk import fill
+from .pictures_on_disk import damage, fill
 
 VIEWS = ("simple", "complex")
 
@@ -154,7 +154,7 @@ def test_a_replaced_picture_brings_its_own_label_and_index(tmp_path):
         fill(tmp_path / label, 4)
     pictures = open_data(str(tmp_path), holdout=0.0).train
     gone = int(np.flatnonzero(pictures.labels == 0)[-1])
-    (tmp_path / pictures.name(gone)).unlink()
+    damage(tmp_path / pictures.name(gone))
     s = PictureStream(pictures, Stream(("simple",)), ViewsSettings(), (8, 8), 4, seed=0)
     batch = s.batch(np.arange(len(pictures)))
     assert gone not in batch.indices

@@ -33,4 +33,4 @@ def figure(request: pytest.FixtureRequest) -> Iterator[Callable[[str, str], None
     FIGURES.parent.mkdir(exist_ok=True)
     with FIGURES.open("a") as file:
         for note in noted:
-            file.write(json.dumps(note | {"scale": SCALE, "test": request.node.nodeid}) + "\n")
+            file.write(json.dumps(note | {"scale": SCALE, "test": request.path.name}) + "\n")

@@ -17,6 +17,7 @@ from small_runs import FLAGS, HEAD_FLAGS
 from tutelage import recipes
 from tutelage.cli import main
 from tutelage.encoder import build_vit
+from tutelage.errors import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,10 @@ def test_settings_of_a_run_begin_another(run: Path, shapes: Path, tmp_path: Path
 def test_the_python_door(shapes: Path, tmp_path: Path) -> None:
     small = {"backbone": {"image_size": 16, "width": 16, "depth": 1, "heads": 2}, "batch_size": 32, "steps": 2}
     decoder = {"decoder": {"width": 16, "depth": 1, "heads": 2}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "STOP").touch()
+    with pytest.raises(Stopped, match=r"S-75: .* saved at step 1\."):
+        tutelage.pretrain("sdae-quickstart", str(shapes), tmp_path / "run", method=decoder, **small)
     out = tutelage.pretrain("sdae-quickstart", str(shapes), tmp_path / "run", method=decoder, **small)
     encoder = tutelage.load_encoder(str(out))
     assert encoder.size == (16, 16) and encoder.channels == 3

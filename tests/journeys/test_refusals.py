@@ -1,7 +1,8 @@
 """Bad input gets its error and its exit code, before any work is done and without a traceback."""
 
-import fcntl
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,12 +162,11 @@ def test_a_read_only_folder_is_refused_for_a_user_who_is_not_root() -> None:
 def test_a_second_run_into_a_folder_in_use_is_refused(photos: Path, tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    with (run / ".lock").open("w") as lock:
-        lock.write("pid 4321 on elsewhere since yesterday")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        line = refuse(capsys, 2, *pretrain(photos, run))
-    assert "K-01" in line and "pid 4321" in line
+    told = {"pid": 4321, "host": "elsewhere", "since": "yesterday", "place": "elsewhere", "nonce": "x"}
+    (run / ".lease-1").write_text(json.dumps(told))
+    line = refuse(capsys, 2, *pretrain(photos, run))
+    assert re.match(r"K-01: .* is in use by pid 4321 on host elsewhere since yesterday \(heartbeat \d+ s ago\)\.", line)
+    (run / ".lease-1").unlink()
     assert main(pretrain(photos, run)) == 0
 
 

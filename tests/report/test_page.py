@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -236,9 +237,24 @@ def test_the_page_is_written_whole_and_again(tmp_path: Path) -> None:
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_long_run_gives_a_small_page(tmp_path: Path) -> None:
-    path = write_report(write_run(tmp_path / "run", steps=200_000))
+def test_a_long_run_gives_a_small_page_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", steps=30_000)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"skipped": i % 2} for i, row in enumerate(rows)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole, page = collect(run), read(write_report(run))
+    monkeypatch.setattr("tutelage.report.collect.MAX_ROWS", 100)
+    thin = collect(run)
+    assert 50 <= len(thin.metrics) <= 101 and len(whole.metrics) == 3000
+    assert thin.metrics[-1]["step"] == 30_000
+    assert sum(row["skipped"] for row in thin.metrics) == sum(row["skipped"] for row in whole.metrics) == 1500
+    steps = [row["step"] for row in thin.metrics]
+    gaps = {after - before for before, after in pairwise(steps[:-1])}
+    assert len(gaps) == 1, "evenly thinned"
+    path = write_report(run)
     assert path.stat().st_size < 1_000_000
+    assert [tag for tag, _ in read(path).tags] == [tag for tag, _ in page.tags]
+    assert "1500 of 30000 steps were left out" in " ".join(read(path).text)
 
 
 def test_numbers_are_written_for_people() -> None:

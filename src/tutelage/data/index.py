@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage.data import named
+from tutelage.data.duplicates import shared
 from tutelage.data.found import Found, open_files
 from tutelage.data.idx import read_idx_folder
 from tutelage.data.listing import Listing, list_data
@@ -62,8 +63,8 @@ def open_data(data: str, *, holdout: float = 0.1, cache: Path | None = None) -> 
 
     A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
     of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
-    besides its test part. Both are functions of names and labels alone. `cache` is where named sets are kept. Raises
-    DataError D-01 to D-22.
+    besides its test part. Both are functions of names and labels alone. `cache` is where named sets are kept,
+    and what was seen of large ones. Raises DataError D-01 to D-22.
     """
     path = Path(data).expanduser()
     opened: Listing | Arrays
@@ -74,7 +75,7 @@ def open_data(data: str, *, holdout: float = 0.1, cache: Path | None = None) -> 
     else:
         name, opened = data, named.open_named(data, cache or named.cache_folder())
     if isinstance(opened, Listing):
-        return _open_listing(name, opened, holdout)
+        return _open_listing(name, opened, holdout, cache)
     source = opened.source
     found = Found(
         len(source), Counter({source.size: len(source)}), Counter(["uint8"]), source.channels, notes=opened.notes
@@ -103,13 +104,21 @@ def _power_sums(picture: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.full((x.shape[0],), x.shape[1], dtype=torch.float64), x.sum(dim=1), (x * x).sum(dim=1)])
 
 
-def _open_listing(name: str, listing: Listing, holdout: float) -> Data:
-    readable = open_files(listing)
+def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | None) -> Data:
+    readable = open_files(listing, cache or _cache_folder())
     classes = _classes(readable.labels)
     _refuse_other_classes(listing.root, readable.labels, readable.parts)
     number = {label: k for k, label in enumerate(classes)}
     labels = np.array([number.get(label, -1) for label in readable.labels], dtype=np.int64)
     return _divide(name, readable.source, labels, classes, readable.parts, readable.found, holdout)
+
+
+def _cache_folder() -> Path | None:
+    """Where caches are kept, or None for a user who has no place to keep any."""
+    try:
+        return named.cache_folder()
+    except RuntimeError:
+        return None
 
 
 def _classes(labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -162,7 +171,9 @@ def _divide(
         held_out[rest] = take(hashes[rest], labels[rest], share, "held out")
         notes.append(f"{held_out.sum():,} of {len(rest):,} training pictures are held out of training, to watch it by")
     everything = Pictures(source, np.arange(len(source)), labels, classes)
-    train = everything.subset(trainable & ~test & ~held_out)
+    trained = trainable & ~test & ~held_out
+    notes += _leaks(source, trained, held_out, test)
+    train = everything.subset(trained)
     if not len(train):
         raise DataError("D-03", f"{name} has {len(source)} pictures, and none is left to train on.")
     return Data(
@@ -174,6 +185,20 @@ def _divide(
         replace(found, notes=(*found.notes, *notes)),
         _fingerprint(everything, test, held_out),
     )
+
+
+def _leaks(source: Source, train: NDArray[np.bool_], held_out: NDArray[np.bool_], test: NDArray[np.bool_]) -> list[str]:
+    """A note for each part that shares pictures with what it is kept from."""
+    if not isinstance(source, FileSource):
+        return []
+    notes = []
+    for part, what, other in ((test, "for testing", train | held_out), (held_out, "held out", train)):
+        if found := shared(source, part, other):
+            notes.append(
+                f"warning: {'at least ' if found.more else ''}{found.num:,} of {part.sum():,} pictures {what} are in "
+                f"training too, byte for byte ({found.example[0]} is {found.example[1]}): they are no test of learning"
+            )
+    return notes
 
 
 def _fingerprint(everything: Pictures, test: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> str:

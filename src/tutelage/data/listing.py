@@ -1,12 +1,15 @@
 """What lies in a folder, or is named by a list or a CSV file: names, labels and parts, before any picture is opened."""
 
+import codecs
 import csv
+import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tutelage.data.decode import EXTENSIONS
 from tutelage.errors import DataError, nearest
@@ -53,9 +56,15 @@ def list_folder(root: Path) -> Listing:
     (in each part) every picture lies below a first-level folder and there are two such folders or more; in all other
     cases there are no labels.
     """
-    files = sorted(_walk(root), key=lambda file: file.as_posix())
-    names = tuple(file.as_posix() for file in files if file.suffix.lower() in EXTENSIONS)
-    other = Counter(file.suffix.lower() or "(no suffix)" for file in files if file.suffix.lower() not in EXTENSIONS)
+    found: list[str] = []
+    other: Counter[str] = Counter()
+    for name in _walk(root):
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of millions takes minutes
+        if suffix in EXTENSIONS:
+            found.append(name)
+        else:
+            other[suffix or "(no suffix)"] += 1
+    names = tuple(sorted(found))
     if not names:
         raise DataError("D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for())
     tops = [name.split("/")[0].lower() if "/" in name else "" for name in names]
@@ -67,7 +76,7 @@ def list_folder(root: Path) -> Listing:
     return Listing(root, names, labels, parts, other, (note,) if folders else ())
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path) -> Iterator[str]:
     """Files below `root`, relative to it: no hidden ones, and no folder twice, so that links cannot circle."""
     seen: set[tuple[int, int]] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
@@ -82,8 +91,8 @@ def _walk(root: Path) -> Iterator[Path]:
             (name for name in subfolders if not name.startswith((".", "__MACOSX"))),
             key=lambda name: ((here / name).is_symlink(), name),
         )
-        below = here.relative_to(root)
-        yield from (below / name for name in files if not name.startswith(".") and name.lower() not in _JUNK)
+        below = "" if here == root else f"{here.relative_to(root).as_posix()}/"
+        yield from (below + name for name in files if not name.startswith(".") and name.lower() not in _JUNK)
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -103,33 +112,40 @@ def _class_of(names: tuple[str, ...], parts: tuple[str, ...], depth: int) -> tup
 
 def list_text(path: Path) -> Listing:
     """The pictures named one a line, relative to the list's folder."""
-    return _listed(path, [Row(number, line, "", "train") for number, line in _lines(path) if line])
+    lines = enumerate(re.split(r"\r\n|\r|\n", _text(path)), start=1)
+    return _listed(path, [Row(number, _name(path, line), "", "train") for number, line in lines if line.strip()])
 
 
 def list_csv(path: Path) -> Listing:
     """The pictures in column `path`, with an optional `label` (empty: unknown) and `split` (empty: train)."""
-    table = csv.DictReader(text for _, text in _lines(path))
-    columns = tuple(table.fieldnames or ())
-    if "path" not in columns:
-        raise DataError(
-            "D-13",
-            f"{path}, line 1: there is no column 'path'; the columns are {', '.join(map(repr, columns)) or 'none'}.",
-            todo="The first line names the columns: path, and optionally label and split, with commas between.",
-        )
-    rows = []
-    for number, row in enumerate(table, start=2):
-        if None in row or None in row.values():
-            raise DataError("D-13", f"{path}, row {number}: {len(columns)} fields are expected.", todo=_quote_commas())
-        values = {key: value.strip() for key, value in row.items()}
-        if values.get("label", "").lower() in ("nan", "null", "none"):
+    table = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
+        table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
+        columns = tuple(table.fieldnames)
+        if "path" not in columns:
             raise DataError(
-                "D-12", f"{path}, row {number}: '{values['label']}' is no label.", todo="Leave unknown labels empty."
+                "D-13",
+                f"{path}, line 1: there is no column 'path'; the columns are {', '.join(map(repr, columns)) or 'none'}.",
+                todo="The first line names the columns: path, and optionally label and split, with commas between.",
             )
-        part = values.get("split", "").lower() or "train"
-        if part not in _PARTS:
-            raise DataError("D-12", f"{path}, row {number}: there is no split '{part}'.", todo=nearest(part, _PARTS))
-        rows.append(Row(number, values["path"], values.get("label", ""), _PARTS[part]))
-    return _listed(path, rows)
+        return _listed(path, [_row(path, table.line_num, values) for values in table])
+    except csv.Error as error:
+        raise DataError("D-13", f"{path}, row {table.reader.line_num}: {error}.", todo=_quote_commas()) from error
+
+
+def _row(path: Path, number: int, values: dict[Any, Any]) -> "Row":
+    if None in values or None in values.values():
+        expected = len(values) - (None in values)
+        raise DataError("D-13", f"{path}, row {number}: {expected} fields are expected.", todo=_quote_commas())
+    if not values["path"].strip():
+        raise DataError("D-13", f"{path}, row {number}: the path is empty.")
+    label = values.get("label", "").strip()
+    if label.lower() in ("nan", "null", "none") or re.fullmatch(r"-\d+(\.0*)?", label):
+        raise DataError("D-12", f"{path}, row {number}: '{label}' is no label.", todo="Leave unknown labels empty.")
+    part = values.get("split", "").strip().lower() or "train"
+    if part not in _PARTS:
+        raise DataError("D-12", f"{path}, row {number}: there is no split '{part}'.", todo=nearest(part, _PARTS))
+    return Row(number, _name(path, values["path"]), label, _PARTS[part])
 
 
 class Row(NamedTuple):
@@ -141,18 +157,39 @@ class Row(NamedTuple):
     part: str
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
+def _name(file: Path, written: str) -> str:
+    """The name as it is written; without blanks around it unless there is such a file."""
+    bare = written.strip()
+    return written if written != bare and (file.parent / written).exists() else bare
+
+
+def _text(path: Path) -> str:
+    """The text of a list. Bytes that are no UTF-8 are kept, because a file's name may have them."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError("D-13", f"{path} cannot be read as text: {error}.", todo="Save it as UTF-8.") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError("D-13", f"{path} cannot be read: {error.strerror}.") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError("D-13", f"{path}, line 1: this is UTF-16.", todo="Save it as UTF-8.")
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _refuse_other_encodings(path: Path, row: Row) -> None:
+    """Raise D-13 for a row that is no UTF-8, unless its bytes are the name of a file."""
+    if _is_unicode(row.label) and (_is_unicode(row.path) or (path.parent / row.path).exists()):
+        return
+    raise DataError("D-13", f"{path}, row {row.number}: this is not UTF-8.", todo="Save it as UTF-8.")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _listed(path: Path, rows: list[Row]) -> Listing:
     """The rows in the order of their paths. A row may come twice, but not with two labels."""
     by_path: dict[str, Row] = {}
     for row in rows:
+        _refuse_other_encodings(path, row)
         name = Path(row.path).as_posix()
         first = by_path.setdefault(name, row)
         if (first.label, first.part) != (row.label, row.part):
@@ -167,8 +204,15 @@ def _listed(path: Path, rows: list[Row]) -> Listing:
         tuple(by_path[name].label for name in names),
         tuple(by_path[name].part for name in names),
         Counter(),
-        (f"{twice} rows came twice and count once",) if twice else (),
+        (*((f"{twice} rows came twice and count once",) if twice else ()), *_mixed({row.label for row in rows} - {""})),
     )
+
+
+def _mixed(labels: set[str]) -> list[str]:
+    """A note where some labels are numbers and others are words, which is rarely meant."""
+    numbers = {label for label in labels if label.isascii() and label.isdigit()}
+    words = labels - numbers
+    return [f"labels are numbers and words, e.g. {min(numbers)} and {min(words)}"] if numbers and words else []
 
 
 def _others(other: Counter[str]) -> str:

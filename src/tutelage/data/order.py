@@ -15,6 +15,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _NUMPY_MULTIPLIERS = (np.uint64(_MULTIPLIERS[0]), np.uint64(_MULTIPLIERS[1]))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_BLOCK = 1 << 18
 _ROUNDS = 8  # more than a cipher of this shape needs on large sets; small sets have halves of one or two bits
 
 
@@ -40,6 +41,24 @@ def _feistel(x: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64]) ->
     for key in keys:
         left, right = right, left ^ (scramble(right + key) & mask)
     return (left << bits) | right
+
+
+def links(positions: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each place in a run together with the picture that is due there."""
+    return scramble(scramble(positions.astype(np.uint64) + np.uint64(_GOLDEN)) ^ pictures.astype(np.uint64))
+
+
+def chain(first: int, last: int, num_pictures: int, seed: int) -> int:
+    """The sum of the links of the positions `first` up to, not including, `last` of a run, modulo 2^64."""
+    total = 0
+    while first < last:
+        epoch, place = divmod(first, num_pictures)
+        count = min(last - first, num_pictures - place, _BLOCK)
+        places = np.arange(place, place + count, dtype=np.int64)
+        pictures = permute(places, num_pictures, seed, epoch)
+        total += int(links(np.arange(first, first + count, dtype=np.int64), pictures).sum())
+        first += count
+    return total % 2**64
 
 
 def mix(*parts: int | str) -> int:

@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.decode import Unreadable, decode, to_channels
-from tutelage.errors import DataError
+from tutelage.data.decode import decoded, to_channels
+from tutelage.data.quarantine import in_unicode, printable, refuse_many
+from tutelage.data.reading import Identity, Unreadable, read, sha256
+from tutelage.errors import DataError, MachineError
 
 _MOST_TRIES = 100
 
@@ -22,7 +24,7 @@ class Source(Protocol):
 
     @property
     def failed(self) -> dict[str, str]:
-        """Pictures that could be read at first and later not, with the reason."""
+        """Pictures that turned out to be damaged after the set was opened, with the reason."""
         ...
 
     @property
@@ -37,7 +39,7 @@ class Source(Protocol):
         ...
 
     def picture(self, i: int) -> Tensor:
-        """Picture `i` [c, h, w], uint8 or float32 in 0..1. Raises `Unreadable`."""
+        """Picture `i` [c, h, w], uint8 or float32 in 0..1. Raises `Unreadable` where it is damaged."""
         ...
 
     def digest(self) -> bytes:
@@ -54,9 +56,15 @@ class FileSource:
     channels: int
     deep: bool
     """Some pictures have more than 8 bits per channel, so all are given as float32."""
-    lengths: NDArray[np.int64]
-    """Bytes of each file when the set was opened."""
+    identities: NDArray[np.int64]
+    """Length and time of change of each file when the set was opened, [n, 2]."""
+    marks: NDArray[np.uint64]
+    """Equal for files of the same bytes, and very rarely for others."""
+    left_out: dict[str, str]
+    """Files that gave no picture when the set was opened, with the reason."""
     failed: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    """The SHA-256 of the bytes of each that failed."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,18 +74,43 @@ class FileSource:
         return self.names[i]
 
     def picture(self, i: int) -> Tensor:
-        """Picture `i`, decoded. Raises `Unreadable`, and remembers so in `failed`."""
+        """Picture `i`, decoded.
+
+        Raises `Unreadable` where it is damaged, and remembers so in `failed`; DataError D-04 when these are too many,
+        D-07 where the file is not what it was when the set was opened, D-08 where the disk fails; MachineError R-24.
+        """
+        name, data = self.names[i], self._as_opened(i)
         try:
-            picture = to_channels(decode(self.root / self.names[i]), self.channels)
-        except Unreadable as unreadable:
-            self.failed[self.names[i]] = unreadable.reason
+            picture = to_channels(decoded(data, Path(name).suffix), self.channels)
+        except Unreadable as damaged:
+            self.hashes[in_unicode(name)] = hashlib.sha256(data).hexdigest()
+            self.failed[in_unicode(name)] = damaged.reason
+            refuse_many(self.root, self.left_out | self.failed, len(self) + len(self.left_out))
             raise
+        except MemoryError:
+            raise out_of_memory(self.root / name) from None
         return picture.float() / 255 if self.deep and picture.dtype == torch.uint8 else picture
+
+    def sha256(self, i: int) -> str | None:
+        """Of the bytes of file `i`; None where they cannot be read."""
+        return sha256(self.root / self.names[i])
+
+    def _as_opened(self, i: int) -> bytes:
+        path, opened = self.root / self.names[i], Identity(*self.identities[i].tolist())
+        try:
+            data, now = read(path)
+        except Unreadable as gone:
+            raise _changed(path, gone.reason) from None
+        if now.length != opened.length:
+            raise _changed(path, f"{opened.length:,} bytes then, {now.length:,} now")
+        if now.modified != opened.modified:
+            raise _changed(path, "written to since")
+        return data
 
     def digest(self) -> bytes:
         """A hash of names and lengths."""
         h = hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape"))
-        h.update(self.lengths.astype("<i8").tobytes())
+        h.update(self.identities[:, 0].astype("<i8").tobytes())
         return h.digest()
 
 
@@ -147,9 +180,11 @@ class Pictures:
         return self.fetch(i)[1]
 
     def fetch(self, i: int) -> tuple[int, Tensor]:
-        """Picture `i` with its number, or where it has become unreadable the next readable picture with its own number.
+        """Picture `i` with its number, or where it is damaged the next one that is not, with its own number.
 
-        `source.failed` tells which. Raises DataError D-07 when a hundred in a row cannot be read.
+        Which one that is depends on nothing but the files, so it is the same after a resume and on any number of
+        processes; `source.failed` tells which were damaged. Raises DataError D-04 when a hundred in a row are, and
+        what `Source.picture` raises for files that are gone, changed or behind a failing disk: these have no substitute.
         """
         tries = min(len(self), _MOST_TRIES)
         for k in range(i, i + tries):
@@ -159,7 +194,7 @@ class Pictures:
             except Unreadable:
                 continue
         name, reason = next(reversed(self.source.failed.items()))
-        raise DataError("D-07", f"{tries} pictures in a row can no longer be read, the last {name}: {reason}.")
+        raise DataError("D-04", f"{tries} pictures in a row are damaged, the last {printable(name)}: {reason}.")
 
     def name(self, i: int) -> str:
         """The name of picture `i`."""
@@ -183,3 +218,21 @@ class Arrays:
     classes: tuple[str, ...]
     parts: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+def out_of_memory(path: Path) -> MachineError:
+    """R-24: it is not the picture's fault, so none takes its place."""
+    return MachineError(
+        "R-24",
+        f"memory ran out while {printable(str(path))} was decoded.",
+        todo="Free some, use fewer --workers, or remove the file.",
+    )
+
+
+def _changed(path: Path, how: str) -> DataError:
+    return DataError(
+        "D-07",
+        f"{printable(str(path))} is not the file that it was when the run opened it: {how}.",
+        "Another picture in its place would change the run without a trace.",
+        "Restore it and run the same command again; for other pictures, begin another run (--init RUN --out OTHER).",
+    )

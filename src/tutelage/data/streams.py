@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tutelage.batch import Batch, Stream
 from tutelage.data.index import Pictures
-from tutelage.data.order import Draws, mix, permute
+from tutelage.data.order import Draws, links, mix, permute
 from tutelage.data.views import ComplexView, SimpleView, ViewsSettings, eval_view
 from tutelage.errors import SettingsError, nearest
 
@@ -58,7 +59,8 @@ class PictureStream:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             chosen[here] = permute(places[here], len(self.pictures), self._seed, int(epoch))
-        return _collate([self._sample(*map(int, row)) for row in zip(chosen, epochs, places, strict=True)])
+        batch = _collate([self._sample(*map(int, row)) for row in zip(chosen, epochs, places, strict=True)])
+        return replace(batch, links=torch.from_numpy(links(positions, chosen).view(np.int64)))
 
     def _sample(self, i: int, epoch: int, place: int) -> _Sample:
         number, picture = self.pictures.fetch(i)

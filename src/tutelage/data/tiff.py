@@ -1,5 +1,6 @@
 """TIFF files that Pillow cannot hold, read through the optional `tifffile`: five or more channels, or deep colour."""
 
+import logging
 import struct
 from io import BytesIO
 from typing import NamedTuple
@@ -7,15 +8,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# What tifffile logs of a damaged file is the reason why it is left out, and said there.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
 class Described(NamedTuple):
-    """Shape [h, w, c] and NumPy dtype of the first page."""
+    """Of the first page: [h, w, c] and the type of its values."""
 
     shape: tuple[int, ...]
-    dtype: str
+    dtype: np.dtype[np.generic]
 
 
 def needed(data: bytes) -> bool:
@@ -39,7 +43,7 @@ def describe(data: bytes) -> Described:
         shape = page.shape
         if page.axes.startswith("S"):  # one plane a channel
             shape = (*shape[1:], shape[0])
-        return Described(tuple(shape), str(page.dtype))
+        return Described(tuple(shape), np.dtype(page.dtype))
 
 
 def read(data: bytes) -> NDArray[np.generic]:

@@ -1,32 +1,41 @@
-"""Checkpoints: safetensors and JSON, hashed, and there whole or not at all.
+"""Checkpoints on the disk: which there are, which stay, and how one is read and put back.
 
-A checkpoint is the folder `step-00001200` with the method's weights (student, decoder, heads, teachers and how often they
-moved), the optimizer's moments, and a manifest with the clock and the hash of every file. It is written beside its place,
-synced, and renamed; what a kill leaves behind never looks like a checkpoint.
+What is in one, and how it is written, is in `tutelage.engine.snapshot`. Nothing is made of a file before its size, its
+header and its hash were found right; nothing that a checkpoint names is opened but its own two files.
 """
 
 import hashlib
 import json
 import os
-import shutil
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from tutelage.clock import Clock, moves
+from tutelage.config import parse_json
+from tutelage.durable import remove_folder
+from tutelage.engine.chain import Links
+from tutelage.engine.snapshot import BEST, FORMAT, MANIFEST, MODEL, OPTIMIZER, FileEntry, Manifest, is_finite, seal
 from tutelage.errors import CheckpointError
+from tutelage.foreign import check_header
 from tutelage.method import Method
+from tutelage.version import __version__
 
-FORMAT = 1
 NEWEST = 2
 """How many of the newest checkpoints there are: the second is there in case the first is damaged."""
 KEPT = "KEPT"
 """A checkpoint that holds a file of this name is never removed."""
+_NAME = re.compile(r"step-\d{8,16}")
+_MOST_MANIFEST = 1_000_000
+"""Bytes of the largest manifest that is read; they have some thousands."""
 
 
 @dataclass(frozen=True)
@@ -37,59 +46,21 @@ class Checkpoint:
     step: int
     updates: int
     fingerprint: str
+    links: Links | None
+    """The data chain; None in checkpoints of format 1."""
+    guard: dict[str, Any]
+    """What the judgement of losses looks back on."""
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
 
 
-def save_checkpoint(
-    folder: Path, method: Method, optimizer: torch.optim.Optimizer, clock: Clock, fingerprint: str
-) -> Path:
-    """Write the checkpoint of this step."""
-    target = folder / f"step-{clock.step:08d}"
-    for left_behind in folder.glob(
-        ".step-*"
-    ):  # by a save that was killed: the run's lock is held, nobody writes them now
-        shutil.rmtree(left_behind, ignore_errors=True)
-    temporary = folder / f".{target.name}"
-    temporary.mkdir(parents=True)
-    contents = {
-        "model.safetensors": save(_plain(method.state_dict())),
-        "optimizer.safetensors": save(_plain(optimizer_tensors(method, optimizer))),
-    }
-    files = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
-    manifest = {
-        "format": FORMAT,
-        "step": clock.step,
-        "updates": clock.updates,
-        "fingerprint": fingerprint,
-        "files": files,
-    }
-    for name, data in [*contents.items(), ("MANIFEST.json", json.dumps(manifest, indent=1).encode())]:
-        _write_synced(temporary / name, data)
-    _sync_folder(temporary)
-    shutil.rmtree(
-        target, ignore_errors=True
-    )  # only a damaged one can be there: a whole one would have been gone on from
-    temporary.rename(target)
-    _sync_folder(folder)
-    return target
-
-
-def prune_checkpoints(folder: Path, keep_steps: int | None = None) -> None:
-    """Remove all but the newest two and those that are kept for good: at multiples of `keep_steps`, or marked so before.
-
-    The mark lasts: a run that goes on with another `keep_steps`, or without, keeps what it kept.
-    """
-    for place, path in enumerate(checkpoint_folders(folder)):
-        if keep_steps and step_of(path) % keep_steps == 0:
-            (path / KEPT).touch()
-        elif place >= NEWEST and not (path / KEPT).exists():
-            shutil.rmtree(path, ignore_errors=True)
+# --- which there are, and which stay ----------------------------------------------------------------------------------
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints of a run, newest first by their step, never by their time."""
-    return sorted(folder.glob("step-[0-9]*"), key=step_of, reverse=True)
+    names = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(names, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
@@ -97,19 +68,52 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose hashes are right, and what is wrong with newer ones.
+def prune_checkpoints(folder: Path, keep_steps: int | None = None) -> None:
+    """Remove all but the newest two, the best, and those kept for good: at multiples of `keep_steps`, or marked so before.
+
+    Marks last: a run that goes on with another `keep_steps`, or without, keeps what it kept. Of two marked as the best
+    the worse loses its mark.
+    """
+    best = best_checkpoint(folder)
+    for place, path in enumerate(checkpoint_folders(folder)):
+        if keep_steps and step_of(path) % keep_steps == 0:
+            (path / KEPT).touch()
+        if best and path != best[0]:
+            (path / BEST).unlink(missing_ok=True)
+        if place >= NEWEST and not (path / KEPT).exists() and not (path / BEST).exists():
+            remove_folder(path)
+
+
+def best_checkpoint(folder: Path) -> tuple[Path, float] | None:
+    """The checkpoint that is marked as the best by held-out kNN accuracy, and that accuracy."""
+    marked = []
+    for path in checkpoint_folders(folder):
+        try:
+            marked.append((path, float(parse_json(_read_file(path / BEST, 1_000))["knn_accuracy"])))
+        except (OSError, ValueError, KeyError, TypeError):  # not marked, or no longer readable
+            continue
+    return max(marked, key=lambda item: item[1], default=None)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_newest(folder: Path, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose hashes are right (of a step below `before`), and what is wrong with newer ones.
 
     Raises:
-        CheckpointError: there are checkpoints, but none is whole. A run never starts again at step 0 by itself.
+        CheckpointError: K-11, there are checkpoints but none is whole: a run never starts again at step 0 by itself;
+            K-12, the newest is of a later version.
 
     """
     wrong: list[str] = []
     for path in checkpoint_folders(folder):
+        if before is not None and step_of(path) >= before:
+            continue
         try:
             return read_checkpoint(path), wrong
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            wrong.append(f"{path.name}: {error}")
+        except (OSError, ValueError) as error:
+            wrong.append(f"{path.name}: {reason_of(error)}")
     if wrong:
         raise CheckpointError(
             "K-11",
@@ -121,26 +125,99 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint, every file checked against its size and hash before a tensor is made of it."""
-    manifest = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))
-    if manifest["format"] > FORMAT:
-        raise ValueError(f"it is of format {manifest['format']}, this version reads up to {FORMAT}")
-    contents: dict[str, dict[str, Tensor]] = {}
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        data, expected = (path / name).read_bytes(), manifest["files"][name]
-        if len(data) != expected["size"]:
-            raise ValueError(f"{name} has {len(data):,} of {expected['size']:,} bytes")
-        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            raise ValueError(f"{name} does not have the hash it was written with")
-        contents[name] = load(data)
+    """A checkpoint, every file checked against its size and hash before a tensor is made of it.
+
+    Raises:
+        ValueError: it is damaged. OSError: it cannot be read. CheckpointError: K-12, it is of a later version.
+
+    """
+    manifest = _read_manifest(path)
+    if manifest.step != step_of(path):
+        raise ValueError(f"it holds step {manifest.step}")
+    if set(manifest.files) != {MODEL, OPTIMIZER}:
+        raise ValueError(f"its manifest names {', '.join(sorted(manifest.files))}")
+    more = {file.name for file in path.glob("*.safetensors")} - set(manifest.files)
+    if more:
+        raise ValueError(f"{', '.join(sorted(more))} belongs to another")
+    model, optimizer = (_read_tensors(path / name, manifest.files[name]) for name in (MODEL, OPTIMIZER))
     return Checkpoint(
         path,
-        int(manifest["step"]),
-        int(manifest["updates"]),
-        str(manifest["fingerprint"]),
-        contents["model.safetensors"],
-        contents["optimizer.safetensors"],
+        manifest.step,
+        manifest.updates,
+        manifest.fingerprint,
+        manifest.links,
+        manifest.guard,
+        model,
+        optimizer,
     )
+
+
+def _read_manifest(path: Path) -> Manifest:
+    data = _read_file(path / MANIFEST, _MOST_MANIFEST)
+    values = parse_json(data)
+    given, number = values.pop("seal", None), values.get("format")
+    if number != 1 and given != seal(values):
+        raise ValueError(f"{MANIFEST} does not have the hash it was written with")
+    if type(number) is int and number > FORMAT:
+        raise CheckpointError(
+            "K-12",
+            f"{path} was written by tutelage {values.get('written_by', 'of a later version')} in format {number}; "
+            f"this is {__version__}, which reads up to {FORMAT}.",
+            todo="Upgrade tutelage.",
+        )
+    try:
+        return Manifest.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{MANIFEST}: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
+
+
+def _read_tensors(path: Path, entry: FileEntry) -> dict[str, Tensor]:
+    size = _regular(path).st_size
+    if size != entry.size:
+        raise ValueError(f"{path.name} has {size:,} of {entry.size:,} bytes")
+    check_header(path)
+    try:
+        data = _read_file(path, entry.size)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise ValueError(f"{path.name} does not have the hash it was written with")
+        tensors: dict[str, Tensor] = load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    except MemoryError:
+        raise ValueError(f"{path.name} does not fit into memory") from None
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise ValueError(f"K-17, {name} holds numbers that are not finite")
+    return tensors
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    """At most `most` bytes of a regular file; of no link, pipe or device."""
+    _regular(path)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path.name} has more than {most:,} bytes")
+    return data
+
+
+def _regular(path: Path) -> os.stat_result:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.name} is no regular file")
+    return status
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a checkpoint, in some words."""
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+# --- putting one back -------------------------------------------------------------------------------------------------
 
 
 def restore(checkpoint: Checkpoint, method: Method, optimizer: torch.optim.Optimizer, clock: Clock) -> Clock:
@@ -150,6 +227,7 @@ def restore(checkpoint: Checkpoint, method: Method, optimizer: torch.optim.Optim
     names = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
     if checkpoint.updates and {key.rpartition("/")[0] for key in checkpoint.optimizer} != names:
         raise CheckpointError("K-30", f"{checkpoint.path} holds the optimizer of another model.")
+    optimizer.state.clear()
     for name, parameter in method.named_parameters():
         if checkpoint.updates and parameter.requires_grad:
             optimizer.state[parameter] = {
@@ -187,35 +265,6 @@ def refuse_other_shapes(found: dict[str, Tensor], module: nn.Module) -> None:
     )
 
 
-def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by parameter name."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in module.named_parameters()
-        if parameter in optimizer.state
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
 def _placed(value: Tensor, parameter: nn.Parameter, key: str) -> Tensor:
     # The fused AdamW keeps its step count beside its parameter, in float32 whatever the parameter's precision.
     return value.to(device=parameter.device, dtype=torch.float32 if key == "step" else parameter.dtype)
-
-
-def _plain(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,15 +5,20 @@ from typing import Any
 
 import torch
 
+from tutelage.batch import Batch
 from tutelage.clock import Clock
 from tutelage.data.index import Data
 from tutelage.distributed import all_max, alone, barrier, rank
-from tutelage.engine.checkpoint import prune_checkpoints, save_checkpoint
 from tutelage.engine.launch import StopRequest
 from tutelage.engine.progress import ProgressLine
+from tutelage.engine.pulse import Pulse, Section
 from tutelage.engine.run import RunFolder
+from tutelage.engine.saver import Saver
 from tutelage.engine.settings import RunSettings
+from tutelage.engine.train import StepResult
+from tutelage.engine.trouble import Trouble
 from tutelage.engine.watch import Watch
+from tutelage.errors import MachineError
 from tutelage.method import Method
 
 FIRST_SAVE, SAVE_EVERY = 60.0, 600.0
@@ -27,16 +32,20 @@ class Keeper:
         self,
         run: RunFolder,
         method: Method,
-        optimizer: torch.optim.Optimizer,
         data: Data,
         settings: RunSettings[Any],
         watch: Watch,
         progress: ProgressLine,
         stop: StopRequest,
+        saver: Saver,
+        trouble: Trouble,
+        pulse: Pulse,
     ) -> None:
-        self.run, self.method, self.optimizer, self.data = run, method, optimizer, data
-        self.settings, self.watch, self.progress, self.stop = settings, watch, progress, stop
+        self.run, self.method, self.data, self.settings = run, method, data, settings
+        self.watch, self.progress, self.stop, self.saver = watch, progress, stop, saver
+        self.trouble, self.pulse = trouble, pulse
         self.told = 0
+        self.warned: set[str] = set()
         self.next_save = time.monotonic() + FIRST_SAVE
 
     def begin(self, clock: Clock) -> None:
@@ -44,35 +53,82 @@ class Keeper:
         if clock.step == 0 and self.settings.monitors:
             self._ask(clock)
 
+    @property
+    def lr_factor(self) -> float:
+        """What the schedule's learning rate is multiplied by: less after each return to a checkpoint."""
+        return self.trouble.guard.lr_factor
+
+    def enter(self, section: Section, clock: Clock) -> None:
+        """Tell the other processes what this one begins."""
+        self.pulse.enter(section, clock.step)
+
+    def judge(self, clock: Clock, result: StepResult, micro_batches: list[Batch]) -> Clock:
+        """Look at the step's losses; where too many are in doubt, go back to the checkpoint before them."""
+        if self.trouble.doubts(clock, result, micro_batches):
+            self.saver.settle()
+            clock = self.trouble.go_back(clock, result)
+            self.progress.say(
+                f"back    to before the trouble; from step {clock.step} on learning rate x {self.lr_factor:g}"
+            )
+        return clock
+
     def after(self, clock: Clock, line: dict[str, Any] | None) -> bool:
-        """Log, ask and save where due; True when the run is to stop. All processes decide alike."""
-        self._tell_unreadable()
-        if line:
-            self.run.append("metrics.jsonl", line)
-            self.progress.show(line)
+        """Log, ask and save where due; True when the run is to stop. All processes decide alike.
+
+        Raises:
+            MachineError: K-20, three saves in a row were refused, or the last one; K-22, the run folder is lost.
+            NumericsError: K-17, weights are not finite.
+
+        """
+        self._tell(line)
+        best = None
         if self.watch.due(clock):
-            self._ask(clock)
-        stop, save = self._agree(self.stop.wanted, self._save_due(clock))
+            self.enter("watching", clock)
+            best = self._ask(clock)
+        self.enter("saving", clock)
+        error = self.run.lost or self.saver.error
+        due = self._save_due(clock) or best is not None
+        stop, save, failed = self._agree(self.stop.wanted, due, error is not None)
+        if failed:
+            raise error or MachineError("K-20", "process 0 can no longer save.", todo="Look at its output.")
         if save or stop or clock.done:
-            self._save(clock)
+            self.saver.save(clock, best)
+            self.next_save = time.monotonic() + SAVE_EVERY
+        if stop or clock.done:
+            self.saver.finish()
+            barrier()
         return stop
 
-    def _tell_unreadable(self) -> None:
-        """A picture that could not be read any more was replaced by the next: say so once, by name."""
+    def _tell(self, line: dict[str, Any] | None) -> None:
+        """What became of saves, pictures that were replaced by others, the line of metrics, and logs that failed."""
+        self.saver.tell()
         failed = self.data.train.source.failed
         for name in list(failed)[self.told :]:
             self.run.event("unreadable", name=name, reason=failed[name])
         self.told = len(failed)
+        if line:
+            self.run.append("metrics.jsonl", line)
+            self.progress.show(line)
+        for name in self.run.troubles.keys() - self.warned:
+            self.progress.say(f"warning {name} cannot be written ({self.run.troubles[name]}); training goes on")
+            self.warned.add(name)
 
-    def _ask(self, clock: Clock) -> None:
+    def _ask(self, clock: Clock) -> float | None:
+        """Ask, on one process; the kNN accuracy where it is the best so far, and the checkpoint is to be kept for it."""
         if rank() > 0:
-            return
+            return None
         with alone():
             answer = self.watch.ask(self.method, clock)
         self.run.append("monitors.jsonl", answer)
         self.progress.say(_answer(answer))
+        accuracy = answer.get("knn_accuracy")
+        if accuracy is None or clock.step == 0 or not self.settings.keep_best:
+            return None
+        return float(accuracy) if self.saver.is_best(accuracy) else None
 
     def _save_due(self, clock: Clock) -> bool:
+        if self.trouble.guard.uneasy(clock.step):
+            return False
         if self.settings.keep_steps and clock.step % self.settings.keep_steps == 0:
             return True
         if self.settings.save_steps:
@@ -80,19 +136,8 @@ class Keeper:
         return time.monotonic() >= self.next_save
 
     def _agree(self, *wishes: bool) -> list[bool]:
-        return [bool(wish) for wish in all_max(torch.tensor([float(w) for w in wishes], device=self._device)).tolist()]
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.method.parameters()).device
-
-    def _save(self, clock: Clock) -> None:
-        if rank() == 0:
-            save_checkpoint(self.run.checkpoints, self.method, self.optimizer, clock, self.data.fingerprint)
-            prune_checkpoints(self.run.checkpoints, self.settings.keep_steps)
-            self.run.event("checkpoint", step=clock.step)
-        barrier()
-        self.next_save = time.monotonic() + SAVE_EVERY
+        device = next(self.method.parameters()).device
+        return [bool(wish) for wish in all_max(torch.tensor([float(w) for w in wishes], device=device)).tolist()]
 
 
 def _answer(answer: dict[str, Any]) -> str:

@@ -1,17 +1,24 @@
 """One process or several: the process group, the device, the precision, and the wish to stop."""
 
+import ctypes
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from tutelage.errors import MachineError
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+_PR_SET_PDEATHSIG = 1
 _RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -29,12 +36,28 @@ def launched(wanted: Literal["cpu", "cuda"] | None) -> Iterator[torch.device]:
         torch.set_float32_matmul_precision("high")
     begin = all(name in os.environ for name in _RENDEZVOUS) and not dist.is_initialized()
     if begin:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", device_id=device if kind == "cuda" else None)
+        _meet(device)
     try:
         yield device
     finally:
         if begin:
             dist.destroy_process_group()
+
+
+def _meet(device: torch.device) -> None:
+    """Make the process group. A restart by torchrun meets under keys of its own.
+
+    torch 2.15 keeps the launcher's store over restarts: under the old keys the processes wait at the sockets of the dead.
+    """
+    store, number, world = next(iter(rendezvous("env://")))
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(f"restart-{restart}", store),  # type: ignore[attr-defined]
+        rank=number,
+        world_size=world,
+        device_id=device if device.type == "cuda" else None,
+    )
 
 
 def _device_kind(wanted: Literal["cpu", "cuda"] | None) -> Literal["cpu", "cuda"]:
@@ -54,27 +77,55 @@ def has_bf16(device: torch.device) -> bool:
 
 
 class StopRequest:
-    """Set by Ctrl-C or a signal; the loop finishes its step, saves and ends. A second Ctrl-C ends at once."""
+    """Made by Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 or a file STOP in the run folder: the loop finishes its step, saves and ends.
 
-    def __init__(self) -> None:
-        self.wanted = False
+    A second Ctrl-C ends at once. Before the loop there is nothing to save, and a signal ends the process with code 75.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.file = run / "STOP"
+        self.training = False
+        """The loop runs: from now on handlers set a flag and nothing else."""
+        self._told = False
+        self._next_look = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether to stop; the file is looked for once a second."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + 1.0
+            self._told |= self.file.exists()
+        return self._told
+
+    def obeyed(self) -> None:
+        """Take the file away, so that the same command goes on."""
+        self.file.unlink(missing_ok=True)
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Handle SIGINT and SIGTERM while the loop runs. Handlers set a flag and nothing else."""
-        signals = (signal.SIGINT, signal.SIGTERM)
+        """Handle the signals, and under a launcher its death."""
+        if "LOCAL_RANK" in os.environ:
+            _end_with_parent()
         try:
-            before = [signal.signal(number, self._handle) for number in signals]
+            before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         except ValueError:  # not in the main thread: the caller handles signals
             yield self
             return
         try:
             yield self
         finally:
-            for number, handler in zip(signals, before, strict=True):
+            for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted and number == signal.SIGINT:
+        if number == signal.SIGINT and (self._told or not self.training):
             raise KeyboardInterrupt
-        self.wanted = True
+        if not self.training:
+            raise SystemExit(75)
+        self._told = True
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the launcher dies, so that no orphan trains on; elsewhere nothing is asked."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

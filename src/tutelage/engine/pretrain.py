@@ -13,18 +13,23 @@ from tutelage.data.order import mix
 from tutelage.data.streams import PictureStream, batches
 from tutelage.distributed import alone, barrier, rank, world_size
 from tutelage.encoder import build_vit
+from tutelage.engine.agreement import check_agreement
 from tutelage.engine.announce import announcement, record
-from tutelage.engine.checkpoint import load_newest, restore
 from tutelage.engine.finish import finish
+from tutelage.engine.guard import Guard
 from tutelage.engine.keeper import Keeper
 from tutelage.engine.launch import StopRequest, has_bf16, launched
 from tutelage.engine.optim import build_optimizer
 from tutelage.engine.progress import ProgressLine
+from tutelage.engine.pulse import Pulse, naming_the_lost
+from tutelage.engine.resume import resume
 from tutelage.engine.run import RunFolder, check_writable
+from tutelage.engine.saver import Saver
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics, train
+from tutelage.engine.trouble import Trouble
 from tutelage.engine.watch import Watch
-from tutelage.errors import CheckpointError, DataError, SettingsError
+from tutelage.errors import DataError, SettingsError
 from tutelage.export import Coverage, init_from
 from tutelage.method import Method
 from tutelage.weights import IMAGENET
@@ -51,33 +56,45 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> F
         TutelageError: with code and exit code, before anything is written where that can be known.
 
     """
-    with launched(settings.device) as device:
+    with StopRequest(out).listening() as stop, launched(settings.device) as device:
         settings.check(world_size())
         check_writable(out)
         data = open_data(settings.data, holdout=settings.holdout)
         labels = data.train.labels
         settings.method.check_classes(data.name, len(np.unique(labels[labels >= 0])))
         clock = new_clock(settings, data)
+        check_agreement(settings, data, device)
         run = RunFolder(out, writes=rank() == 0)
         try:
             run.agree(settings)
-            return _pretrain(settings, run, data, clock, device, quiet=quiet or rank() > 0)
+            with Pulse(out, rank(), world_size(), settings.stuck_minutes).beating() as pulse, naming_the_lost(pulse):
+                return _pretrain(settings, run, data, clock, device, stop, pulse, quiet=quiet or rank() > 0)
         finally:
             run.close()
 
 
 def _pretrain(
-    settings: RunSettings[Any], run: RunFolder, data: Data, clock: Clock, device: torch.device, *, quiet: bool
+    settings: RunSettings[Any],
+    run: RunFolder,
+    data: Data,
+    clock: Clock,
+    device: torch.device,
+    stop: StopRequest,
+    pulse: Pulse,
+    *,
+    quiet: bool,
 ) -> Finished:
     method, statistics, coverage = build(settings, data)
     numerics = _numerics(settings, device, statistics)
     method.to(device=device, dtype=numerics.dtype)
     optimizer = build_optimizer(method, settings.optim)
-    clock = _resume(run, method, optimizer, clock, data, numerics.name)
+    guard = Guard(settings.guard)
+    resumed = resume(run, method, optimizer, clock, data, settings, numerics.name, guard)
+    clock = resumed.clock
 
     progress = ProgressLine(clock.total_steps, clock.step, quiet=quiet)
     record(run, data, statistics, numerics, clock)
-    for line in announcement(settings, data, numerics, clock, coverage):
+    for line in (*announcement(settings, data, numerics, clock, coverage), *resumed.notes):
         progress.say(line)
     stream = PictureStream(
         data.train, method.streams["train"], settings.views, settings.backbone.size, settings.num_patches, settings.seed
@@ -95,11 +112,16 @@ def _pretrain(
     )
     watch = Watch(data, method, settings, numerics)
     try:
-        with StopRequest().listening() as stop:
-            keeper = Keeper(run, method, optimizer, data, settings, watch, progress, stop)
+        with Saver(run, method, optimizer, data, settings, progress, resumed.chain, guard) as saver:
+            trouble = Trouble(guard, run, method, optimizer, data.train)
+            keeper = Keeper(run, method, data, settings, watch, progress, stop, saver, trouble, pulse)
+            stop.training = True
             keeper.begin(clock)
-            clock = train(method, optimizer, source, clock, settings, numerics, keeper.after)
+            clock = train(method, optimizer, resumed.chain.follow(source), clock, settings, numerics, keeper)
+            pulse.enter("finishing", clock.step)
         if not clock.done:
+            stop.obeyed()
+            run.event("stopped", step=clock.step)
             progress.say(f"saved   step {clock.step} of {clock.total_steps}; run the same command to go on")
             return Finished(run.path, clock, stopped=True, leads=rank() == 0, labelled=data.train.has_labels)
         if rank() == 0:
@@ -169,32 +191,3 @@ def _workers(settings: RunSettings[Any], device: torch.device) -> int:
     if settings.workers is not None:
         return settings.workers
     return min(8, torch.get_num_threads()) if device.type == "cuda" else 0
-
-
-def _resume(
-    run: RunFolder, method: Method, optimizer: torch.optim.Optimizer, clock: Clock, data: Data, precision: str
-) -> Clock:
-    checkpoint, wrong = load_newest(run.checkpoints)
-    for reason in wrong:
-        run.event("damaged_checkpoint", reason=reason)
-    if checkpoint is None:
-        run.rewind(-1)
-        return clock
-    if checkpoint.fingerprint != data.fingerprint:
-        raise CheckpointError(
-            "K-14",
-            f"the pictures of {data.name} are not those that {run.path} was begun with.",
-            "Going on would mix two data sets without a trace.",
-            "Restore the pictures, or begin another run with --init and another --out.",
-        )
-    began = run.read("environment.json").get("precision", precision)
-    if began != precision:
-        raise SettingsError(
-            "C-12",
-            f"{run.path} was begun in {began}, and would go on in {precision} on this device.",
-            "Its numbers would change on the way.",
-            f"Use --precision {'bf16' if began == 'bfloat16' else began} on a device that has it, or another --out.",
-        )
-    clock = restore(checkpoint, method, optimizer, clock)
-    run.rewind(clock.step)
-    return clock

@@ -50,11 +50,11 @@ class ProgressLine:
 def describe(line: dict[str, Any], total_steps: int) -> str:
     """`step 120/400 · epoch 1.2 · loss 0.41 (class 6.1, patch 6.2) · lr 3.0e-04 · 130 pictures/s · data wait 2 %`."""
     known = {"step", "epoch", "loss", "lr", "grad_norm", "images_per_second", "data_wait", "skipped", "gpu_memory_gb"}
-    parts = ", ".join(f"{name} {value:.3g}" for name, value in line.items() if name not in known)
+    parts = ", ".join(f"{name} {value:.3g}" for name, value in line.items() if name not in known and value is not None)
     memory = f" · {line['gpu_memory_gb']:.1f} GB" if "gpu_memory_gb" in line else ""
-    loss = f"{line['loss']:.4f}" if line["loss"] is not None else "not finite"
+    loss = f"{line['loss']:.4f} ({parts})" if line["loss"] is not None else "not finite"
     return (
-        f"step {line['step']}/{total_steps} · epoch {line['epoch']:.2f} · loss {loss} ({parts}) · lr {line['lr']:.1e} · "
+        f"step {line['step']}/{total_steps} · epoch {line['epoch']:.2f} · loss {loss} · lr {line['lr']:.1e} · "
         f"{line['images_per_second']:,.0f} pictures/s · data wait {line['data_wait']:.0%}{memory}"
     )
 

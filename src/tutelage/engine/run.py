@@ -1,31 +1,43 @@
 """The run folder: the only thing a run leaves behind, and all that the report reads."""
 
-import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from tutelage.config import redacted
+from tutelage.durable import make_folder, write_whole
+from tutelage.engine.lease import Lease
 from tutelage.engine.settings import RunSettings, differences, read_settings
-from tutelage.errors import MachineError, SettingsError
+from tutelage.errors import MachineError, SettingsError, TutelageError
 from tutelage.version import __version__
+
+_LEFT_BEHIND = re.compile(r"\.(encoder.*|.+\.jsonl?)-\d+(-old)?")
+"""What a process that was killed left beside the place where it would have been."""
 
 
 class RunFolder:
-    """Files of a run, opened by one process at a time; with `writes=False` (other ranks) nothing is written."""
+    """Files of a run, opened by one process at a time; with `writes=False` (other ranks) nothing is written.
+
+    Raises:
+        SettingsError: K-01, another run holds the folder.
+        MachineError: R-03, it cannot be written.
+
+    """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
         self.writes = writes
-        self._lock: IO[str] | None = None
-        if writes:
-            _make(path)
-            self._lock = _lock(path)
+        self.troubles: dict[str, str] = {}
+        """Logs that could not be written, and why."""
+        self.lease = _take(path) if writes else None
 
     @property
     def checkpoints(self) -> Path:
@@ -63,11 +75,15 @@ class RunFolder:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
     def append(self, name: str, values: dict[str, Any]) -> None:
-        """A line of a JSONL file."""
-        if self.writes:
+        """A line of a JSONL file. A log that cannot be written is no reason to stop: it is noted in `troubles`."""
+        if not self.writes or self.lost:
+            return
+        try:
             with (self.path / name).open("ab+") as file:
                 torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # by a kill
-                file.write(("\n" * bool(torn) + json.dumps(values, ensure_ascii=False) + "\n").encode())
+                file.write(("\n" * bool(torn) + json.dumps(values) + "\n").encode())
+        except OSError as error:
+            self.troubles.setdefault(name, (error.strerror or str(error)).lower())
 
     def event(self, event: str, **values: Any) -> None:
         """A line of events.jsonl."""
@@ -77,21 +93,31 @@ class RunFolder:
         """Drop lines of steps after `step`, which a resumed run writes again, and a line that a kill cut short."""
         for name in ("metrics.jsonl", "monitors.jsonl"):
             file = self.path / name
-            if not self.writes or not file.exists():
+            if not self.writes or not file.is_file():
                 continue
             kept = []
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     if json.loads(line)["step"] <= step:
                         kept.append(line + "\n")
-                except ValueError:
+                except (ValueError, KeyError, TypeError):
                     continue
-            _replace(file, "".join(kept))
+            write_whole(file, "".join(kept).encode())
+
+    @property
+    def lost(self) -> TutelageError | None:
+        """Why this process must not write any more: the folder is gone, or another run has taken it."""
+        return self.lease.lost if self.lease else None
+
+    def check(self) -> None:
+        """Look whether this process may write. Raises what `lost` says."""
+        if self.lease:
+            self.lease.check()
 
     def close(self) -> None:
         """Give the folder free."""
-        if self._lock:
-            self._lock.close()
+        if self.lease:
+            self.lease.free()
 
 
 def check_writable(path: Path) -> None:
@@ -110,7 +136,7 @@ def check_writable(path: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """A JSON file, there whole or not at all."""
-    _replace(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:
@@ -129,43 +155,22 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "precision": precision,
-        "command": sys.argv,
+        "command": redacted(sys.argv),
     }
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _make(path: Path) -> None:
+def _take(path: Path) -> Lease:
+    """Make the folder where it is not there, hold it, and clear what a killed process left in it."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".lock").touch()
+        make_folder(path)
+        lease = Lease.take(path)
     except OSError as error:
         raise MachineError(
             "R-03",
-            f"the run cannot be written to {path}: {error.strerror}.",
+            f"the run cannot be written to {path}: {error.strerror or error}.",
             todo="Use another --out or mend its rights.",
         ) from error
-
-
-def _lock(path: Path) -> IO[str]:
-    """Hold the folder. The kernel frees the lock when the process ends, however it ends."""
-    file = (path / ".lock").open("r+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise SettingsError(
-            "K-01",
-            f"{path} is in use by {holder}.",
-            "Two runs cannot share a folder.",
-            "Wait for it, or use another --out.",
-        ) from error
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    file.flush()
-    return file
+    for item in path.iterdir():
+        if _LEFT_BEHIND.fullmatch(item.name):
+            shutil.rmtree(item) if item.is_dir() else item.unlink(missing_ok=True)
+    return lease

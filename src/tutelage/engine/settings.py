@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Settings, Share
+from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Settings, Share, read_json, shortened
 from tutelage.data.views import ViewsSettings
-from tutelage.encoder import BackboneSettings, check_backbone, own_patch_size, pair
-from tutelage.errors import SettingsError, nearest
+from tutelage.distributed import world_size
+from tutelage.encoder import BackboneSettings, check_backbone, own_patch_size, pair, show_size
+from tutelage.engine.guard import GuardSettings
+from tutelage.errors import MachineError, SettingsError, nearest
 from tutelage.method import MethodSettings
 
 M = TypeVar("M", bound=MethodSettings)
@@ -60,12 +62,16 @@ class RunSettings(Settings, Generic[M]):
     """Steps between checkpoints; by default one after a minute, then every 10 minutes."""
     keep_steps: Count | None = None
     """Checkpoints at multiples of it are kept for good, beside the newest two; for curves of what was learned when."""
+    keep_best: bool = True
+    """Save where the monitors find a better kNN accuracy on held-out pictures, and keep the best such checkpoint for good."""
     log_steps: Count = 10
     """Steps between lines of metrics.jsonl."""
     monitors: NonNegativeInt = 10
     """How often in a run to ask whether it learns."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the training pictures held out to ask that, never trained on; at most 10,000."""
+    stuck_minutes: Positive = 30.0
+    """A process that is so long in reading, a step or a save is ended, and named."""
     device: Literal["cpu", "cuda"] | None = None
     """By default cuda where there is one."""
     precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
@@ -79,6 +85,7 @@ class RunSettings(Settings, Generic[M]):
     backbone: BackboneSettings
     method: M
     optim: OptimSettings
+    guard: GuardSettings = GuardSettings()
     views: ViewsSettings = ViewsSettings()
 
     @property
@@ -122,6 +129,18 @@ class RunSettings(Settings, Generic[M]):
             )
         self.method.check(self.num_patches, world * micro)
 
+    def too_large(self, error: Exception) -> MachineError:
+        """What to say and to try when the memory is full (`error`): fewer pictures a pass, the batch as it is."""
+        share = self.batch_size // world_size()
+        micro = self.micro_batch or share
+        fewer = next((m for m in range(micro // 2, 0, -1) if share % m == 0), None)
+        todo = "Use a smaller --backbone.image-size or a smaller backbone."
+        if fewer:
+            todo = f"Use --micro-batch {fewer}: gradients are accumulated, so batch_size and learning rate stay."
+        means = f"A pass held {micro} pictures of {show_size(self.backbone.size)} px, {self.num_patches} patches each."
+        reason = str(error).strip().split("\n")[0][:200].rstrip(".") or "no more to be had"
+        return MachineError("R-20", f"the memory is full: {reason}.", means, todo)
+
 
 def settings_class(method: str) -> type[RunSettings[Any]]:
     """RunSettings for the method implemented in `tutelage.methods.<method>`."""
@@ -140,32 +159,51 @@ def settings_class(method: str) -> type[RunSettings[Any]]:
 
 
 def read_settings(path: Path) -> RunSettings[Any]:
-    """The settings in a JSON file, checked."""
+    """The settings in a JSON file, checked: each value of its own type, so that neither "7" nor true is a number.
+
+    Raises:
+        SettingsError: C-05 no settings at all, C-04 of no method, C-02 with the settings that are wrong.
+
+    """
     try:
-        if path.stat().st_size > 10_000_000:
-            raise ValueError("it is larger than 10 MB")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         method = values["method"]["name"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = {KeyError: "it names no method", TypeError: "its method is no section"}.get(type(error), str(error))
         raise SettingsError(
-            "C-05", f"{path} cannot be read as settings: {error}.", todo="Use the settings.json of a run."
+            "C-05", f"{path} cannot be read as settings: {reason}.", todo="Use the settings.json of a run."
         ) from error
+    kind = settings_class(str(method))
     try:
-        return settings_class(str(method)).model_validate(values)
+        return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise SettingsError("C-02", f"{path}: {explain(error)}") from error
+        raise SettingsError("C-02", f"{path}: {explain(error, kind)}") from error
 
 
-def explain(error: ValidationError) -> str:
-    """What is wrong with which setting, in a sentence each."""
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong with which setting of `model`, in a sentence each, up to five."""
+    items = error.errors(include_url=False)
     sentences = []
-    for item in error.errors(include_url=False):
-        name = ".".join(str(part) for part in item["loc"])
-        sentences.append(f"{name} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}.")
-    return " ".join(sentences)
+    for item in items[:5]:
+        name = ".".join(shortened(str(part)) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            offer = nearest(name, flatten(_named(model)))
+            offer = offer if offer.startswith("Did you mean") else "All are shown by --help-all."
+            sentences.append(f"there is no setting '{name}'. {offer}")
+            continue
+        said = item["msg"].removeprefix("Value error, ")
+        sentences.append(f"{name} is {shortened(repr(item['input']))}: {said[:1].lower()}{said[1:]}.")
+    more = [f"And {len(items) - 5} more."] if len(items) > 5 else []
+    return " ".join(sentences + more)
 
 
-_FREE = {"workers", "save_steps", "keep_steps", "log_steps", "device", "export_teachers"}
+def _named(model: type[BaseModel]) -> dict[str, Any]:
+    """The settings of a model by name, those of its sections nested."""
+    kinds = {name: info.annotation for name, info in model.model_fields.items()}
+    return {n: _named(k) if isinstance(k, type) and issubclass(k, BaseModel) else None for n, k in kinds.items()}
+
+
+_FREE = {"workers", "save_steps", "keep_steps", "keep_best", "log_steps", "device", "export_teachers", "stuck_minutes"}
 """What may change when a run goes on: nothing that the numbers depend on."""
 
 

@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,7 @@ from tutelage.data.order import mix
 from tutelage.distributed import all_max, all_sum, rank, world_size
 from tutelage.engine.optim import set_lr
 from tutelage.engine.settings import RunSettings
-from tutelage.errors import NumericsError
 from tutelage.method import Method
-
-MAX_SKIPPED = 20
-"""Steps in a row that may be skipped for non-finite numbers before the run gives up."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,29 @@ class StepResult:
     losses: dict[str, float]
     grad_norm: float
     applied: bool
+    processes: tuple[int, ...] = ()
+    """Where a loss was not finite."""
+
+
+class Attendant(Protocol):
+    """What surrounds the loop: it watches, saves, stops and goes back; all processes decide alike."""
+
+    @property
+    def lr_factor(self) -> float:
+        """What the schedule's learning rate is multiplied by."""
+        ...
+
+    def enter(self, section: Literal["data", "step"], clock: Clock) -> None:
+        """Told what begins."""
+        ...
+
+    def judge(self, clock: Clock, result: StepResult, micro_batches: list[Batch]) -> Clock:
+        """The clock to go on with after a step: another where the run goes back to a checkpoint."""
+        ...
+
+    def after(self, clock: Clock, line: dict[str, Any] | None) -> bool:
+        """Save and watch, with a line of metrics where one is due; True to stop."""
+        ...
 
 
 def train(
@@ -66,15 +85,16 @@ def train(
     clock: Clock,
     settings: RunSettings[Any],
     numerics: Numerics,
-    after: Callable[[Clock, dict[str, Any] | None], bool],
+    attendant: Attendant,
 ) -> Clock:
-    """Run all steps that are left. `after(clock, log line or None)` saves and watches; it returns True to stop."""
+    """Run all steps that are left, or until the attendant wants to stop."""
     module = DistributedDataParallel(method) if world_size() > 1 else method
     meter = Meter(settings)
-    skipped = 0
     while not clock.done:
+        attendant.enter("data", clock)
         micro_batches = meter.wait_for(batches)
-        lr = learning_rate(clock, settings)
+        attendant.enter("step", clock)
+        lr = learning_rate(clock, settings) * attendant.lr_factor
         set_lr(optimizer, lr)
         torch.manual_seed(mix(settings.seed, "drop path", clock.step, rank()) % 2**63)
 
@@ -82,10 +102,8 @@ def train(
         clock = clock.tick(applied=result.applied)
         method.after_step(clock)
 
-        skipped = 0 if result.applied else skipped + 1
-        if skipped == MAX_SKIPPED:
-            raise _gave_up(clock, result)
-        if after(clock, meter.read(clock, lr, result)):
+        clock = attendant.judge(clock, result, micro_batches)
+        if attendant.after(clock, meter.read(clock, lr, result)):
             break
     return clock
 
@@ -121,13 +139,20 @@ def step(
     parameters = [p for p in module.parameters() if p.grad is not None]
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.optim.clip or math.inf)
     values = torch.stack([*totals.values(), grad_norm]).double()
-    finite = all_max((~values.isfinite()).any().double()) == 0
-    applied = bool(finite)
+    applied = bool(all_max((~values.isfinite()).any().double()) == 0)
     if applied:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     means = all_sum(values) / world_size()
-    return StepResult(dict(zip(totals, means[:-1].tolist(), strict=True)), float(grad_norm), applied)
+    losses = dict(zip(totals, means[:-1].tolist(), strict=True))
+    return StepResult(losses, float(grad_norm), applied, () if applied else _where_not_finite(values[:-1]))
+
+
+def _where_not_finite(losses: Tensor) -> tuple[int, ...]:
+    """The processes with a loss that is not finite: none where only the gradient is not."""
+    own = torch.zeros(world_size(), device=losses.device)
+    own[rank()] = float((~losses.isfinite()).any())
+    return tuple(all_sum(own).nonzero().flatten().tolist())
 
 
 @dataclass
@@ -170,13 +195,3 @@ class Meter:
     def restart(self) -> None:
         """Begin the next line; called too after a pause that is not training."""
         self.started, self.waited, self.results = time.perf_counter(), 0.0, []
-
-
-def _gave_up(clock: Clock, result: StepResult) -> NumericsError:
-    names = [name for name, value in result.losses.items() if not math.isfinite(value)] or ["the gradient"]
-    return NumericsError(
-        "N-01",
-        f"{', '.join(names)} was not finite in {MAX_SKIPPED} steps in a row, up to step {clock.step}.",
-        "None of these updates was applied: weights and teachers are those before.",
-        "Begin another (--init RUN --out OTHER) with a lower --optim.base-lr, --optim.clip 1, or --precision float32.",
-    )

@@ -10,8 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tutelage.batch import normalise
-from tutelage.data.decode import Unreadable, to_channels
+from tutelage.data.decode import to_channels
 from tutelage.data.index import Pictures, Statistics
+from tutelage.data.reading import Unreadable
 from tutelage.data.streams import eval_batches
 from tutelage.encoder import fix_positions, grid_of, initialise
 from tutelage.errors import DataError

@@ -212,7 +212,7 @@ def _remember(where: Path, evaluations: Sequence[Evaluation]) -> None:
     if not (where / "settings.json").is_file():
         return
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    lines = [json.dumps({"time": now, **one.to_json()}, ensure_ascii=False) + "\n" for one in evaluations]
+    lines = [json.dumps({"time": now, **one.to_json()}) + "\n" for one in evaluations]
     try:
         with (where / "evaluations.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(lines)

@@ -1,14 +1,18 @@
 """Reading a run folder: whatever is there, and nothing that is not whole. Text is made harmless to print and to read."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import SettingsError
+from tutelage.errors import SettingsError, printable
 
-MAX_BYTES = 200_000_000
-"""A file of the run larger than this is not read."""
+MAX_BYTES, MAX_LINE = 50_000_000, 1_000_000
+"""A JSON file or a line larger than this is not read."""
+MAX_ROWS = 20_000
+"""Of more lines, one in two, four, eight ... is kept, evenly, and the last."""
+MAX_DEPTH = 12
 MAX_PICTURES, MAX_PICTURE_BYTES = 12, 4_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -58,44 +62,87 @@ def collect(run: Path) -> Record:
     )
 
 
-def plain(value: Any) -> Any:
-    """The same JSON value with every character that is not printable (controls, text direction, surrogates) spelt out."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """The same JSON value with every character that is not printable (controls, text direction, surrogates) spelt out.
+
+    What is nested deeper than anything of a run, and whole numbers that no float can hold, become None.
+    """
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in value)
+        return printable(value)
+    if isinstance(value, dict | list) and depth > MAX_DEPTH:
+        return None
     if isinstance(value, dict):
-        return {plain(name): plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
+        return {printable(name): plain(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return None
+    return [plain(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
-def _read(path: Path) -> str:
-    try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_BYTES:
-            return ""
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _usable(path: Path, most: int) -> bool:
+    return not path.is_symlink() and path.is_file() and path.stat().st_size <= most
 
 
 def _read_json(path: Path) -> Row:
-    return _object(_read(path))
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace") if _usable(path, MAX_BYTES) else ""
+    except OSError:
+        return {}
+    return _row(plain(_object(text)))
 
 
 def _read_lines(path: Path) -> list[Row]:
-    """The whole lines; a kill may have cut the last one short."""
-    return [row for line in _read(path).split("\n") if (row := _object(line))]
-
-
-def _object(text: str) -> Row:
+    """The whole lines, thinned where there are many; a kill may have cut the last one short."""
     try:
-        value = json.loads(text) if text.strip() else {}
+        return [plain(row) for row in _thinned(_rows(path))] if _usable(path, MAX_LINE * 10_000) else []
+    except OSError:
+        return []
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        while line := file.readline(MAX_LINE):
+            if row := _row(_object(line)):
+                yield row
+
+
+def _thinned(rows: Iterable[Row]) -> list[Row]:
+    """Up to MAX_ROWS of the rows, each with the steps `skipped` since the one before."""
+    kept: list[Row] = []
+    group: list[Row] = []
+    every = 1
+    for row in rows:
+        group.append(row)
+        if len(group) < every:
+            continue
+        kept.append(_last_of(group))
+        group = []
+        if len(kept) == MAX_ROWS:
+            kept = [_last_of([*pair]) for pair in zip(kept[::2], kept[1::2], strict=True)]
+            every *= 2
+    return [*kept, _last_of(group)] if group else kept
+
+
+def _last_of(group: list[Row]) -> Row:
+    if len(group) == 1:
+        return group[0]
+    skipped = sum(row["skipped"] for row in group if isinstance(row.get("skipped"), int))
+    return {**group[-1], "skipped": skipped} if skipped else group[-1]
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
         return {}
-    return plain(value) if isinstance(value, dict) else {}
+
+
+def _row(value: Any) -> Row:
+    return value if isinstance(value, dict) else {}
 
 
 def _by_step(rows: list[Row]) -> list[Row]:
     """In order of steps, a step's last line where a resumed run wrote it again."""
-    steps = {row["step"]: row for row in rows if isinstance(row.get("step"), int)}
+    steps = {row["step"]: row for row in rows if type(row.get("step")) is int}
     return [steps[step] for step in sorted(steps)]
 
 

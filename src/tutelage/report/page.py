@@ -92,8 +92,7 @@ def evaluation_rows(evaluations: Iterable[Row]) -> list[Row]:
             "own": row.get("name") == "encoder",
         }
         for evaluation in latest.values()
-        for row in evaluation.get("rows") or []
-        if isinstance(row, dict)
+        for row in _dicts(evaluation.get("rows"))
     ]
 
 
@@ -103,7 +102,7 @@ def _teacher(evaluation: Row, row: Row) -> str:
 
 def _held_out(row: Row) -> Any:
     scores = row.get("scores")
-    score = scores.get(row.get("token")) if isinstance(scores, dict) else None
+    score = scores.get(f"{row.get('token')}") if isinstance(scores, dict) else None
     return score.get("held_out") if isinstance(score, dict) else None
 
 
@@ -139,6 +138,10 @@ def _text(value: Any) -> str:
 
 def _strings(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _dicts(value: Any) -> list[Row]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _pairs(value: Any) -> list[tuple[str, str]]:

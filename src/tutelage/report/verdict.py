@@ -117,7 +117,7 @@ def verdict(
 def _numbers(metrics: Sequence[Row]) -> list[Reason]:
     if not metrics:
         return []
-    skipped = sum(int(row.get("skipped") or 0) for row in metrics)
+    skipped = int(sum(_series(metrics, "skipped")))
     last = metrics[-1]
     steps = max(1, int(last["step"]))
     todo = "Lower --optim.base-lr, set --optim.clip 1, or use --precision float32."

@@ -1,0 +1,92 @@
+"""Files and folders that are there whole or not at all, also after a kill or a power cut.
+
+What is new is written beside its place under a name that begins with a dot, synced, and renamed; then the folder is
+synced. Nothing is written but by `os.write`, so that tests see every call and can end the process at each.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_CHUNK = 1 << 24
+"""Bytes that are hashed and written at a time."""
+
+
+class Written(NamedTuple):
+    """What a file holds."""
+
+    size: int
+    sha256: str
+
+
+def write_synced(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
+    """Write a new file, and wait until the disk has it. Raises FileExistsError, and OSError where it was not written."""
+    digest, size = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        for part in parts:
+            for start in range(0, len(part), _CHUNK):
+                chunk = part[start : start + _CHUNK]
+                digest.update(chunk)
+                size += len(chunk)
+                _write_all(descriptor, chunk)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return Written(size, digest.hexdigest())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in place of what was there. Raises OSError, and leaves what was there."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with suppress(FileNotFoundError):  # of an earlier process with this number
+            temporary.unlink()
+        write_synced(temporary, [data])
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, each known to the disk. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir()
+        sync_folder(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a folder another name in the same folder, known to the disk. Raises OSError."""
+    source.rename(target)
+    sync_folder(target.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Take a folder's name away first, so that half of it is never seen, then the folder. Raises OSError for the name."""
+    hidden = path.with_name(f".{path.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk knows the names in a folder. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
+    while len(chunk):
+        chunk = chunk[os.write(descriptor, chunk) :]

@@ -1,0 +1,144 @@
+"""Going on where a run stopped: which checkpoint, whether it is of this run, and what has to be said about it."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage.clock import Clock
+from tutelage.data.index import Data
+from tutelage.data.order import chain
+from tutelage.distributed import all_max, rank
+from tutelage.durable import move
+from tutelage.engine.chain import DataChain
+from tutelage.engine.checkpoint import Checkpoint, checkpoint_folders, load_newest, restore, step_of
+from tutelage.engine.guard import Guard
+from tutelage.engine.run import RunFolder
+from tutelage.engine.settings import RunSettings
+from tutelage.errors import CheckpointError, SettingsError
+from tutelage.method import Method
+
+LATE = 30.0
+"""Seconds that a checkpoint may take to be seen by other machines."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on."""
+
+    clock: Clock
+    chain: DataChain
+    notes: tuple[str, ...]
+    """What the user is to know: checkpoints that were passed over."""
+
+
+def resume(
+    run: RunFolder,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    clock: Clock,
+    data: Data,
+    settings: RunSettings[Any],
+    precision: str,
+    guard: Guard | None = None,
+) -> Resumed:
+    """Put the newest whole checkpoint back, or begin at `clock` where there is none.
+
+    Raises:
+        CheckpointError: K-11 none is whole, K-12 it is of a later version, K-14 of other pictures, K-16 its teachers' clocks
+            are wrong, K-18 it saw other pictures than were due, K-21 not all processes see it, K-30 it is of another size.
+        SettingsError: C-12, it is of another precision.
+
+    """
+    checkpoint, wrong = _newest_of_all(run, next(method.parameters()).device)
+    if checkpoint is None:
+        run.rewind(-1)
+        return Resumed(clock, DataChain(), ())
+    _refuse_other_pictures(checkpoint, run, clock, data, settings.seed)
+    _refuse_other_precision(run, precision)
+    clock = restore(checkpoint, method, optimizer, clock)
+    if guard and checkpoint.guard:
+        guard.restore(checkpoint.guard)
+    notes = _pass_over(run, checkpoint, wrong)
+    run.rewind(clock.step)
+    return Resumed(clock, _chain(checkpoint, clock, settings.seed), notes)
+
+
+def _chain(checkpoint: Checkpoint, clock: Clock, seed: int) -> DataChain:
+    """The chain to add to: the first process has what there is, the others add what they train on from here."""
+    if rank() > 0:
+        return DataChain(clock.step)
+    if checkpoint.links:
+        return DataChain(clock.step, checkpoint.links.digest)
+    return DataChain(
+        clock.step, f"{chain(0, clock.step * clock.batch_size, clock.num_pictures, seed):016x}"
+    )  # format 1
+
+
+def _newest_of_all(run: RunFolder, device: torch.device) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint, once this process sees the one that the others see."""
+    checkpoint, wrong = load_newest(run.checkpoints)
+    step = checkpoint.step if checkpoint else -1
+    newest = int(all_max(torch.tensor(step, device=device)))
+    limit = time.monotonic() + LATE
+    while step < newest:
+        if time.monotonic() > limit:
+            raise CheckpointError(
+                "K-21",
+                f"process {rank()} does not see the checkpoint of step {newest} in {run.checkpoints}, which others see.",
+                f"It looked for {LATE:.0f} seconds.",
+                "Mend the shared folder of its machine.",
+            )
+        time.sleep(0.5)
+        checkpoint, wrong = load_newest(run.checkpoints)
+        step = checkpoint.step if checkpoint else -1
+    return checkpoint, wrong
+
+
+def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, clock: Clock, data: Data, seed: int) -> None:
+    if checkpoint.fingerprint != data.fingerprint:
+        raise CheckpointError(
+            "K-14",
+            f"the pictures of {data.name} are not those that {run.path} was begun with.",
+            "Going on would mix two data sets without a trace.",
+            "Restore the pictures, or begin another run with --init and another --out.",
+        )
+    links = checkpoint.links
+    due = links.differs(checkpoint.step, clock.batch_size, clock.num_pictures, seed) if links else None
+    if links and due:
+        raise CheckpointError(
+            "K-18",
+            f"{checkpoint.path} was not trained on the pictures that were due: its data chain is {links.digest}, not {due}.",
+            "Some were skipped or repeated, or this version orders them otherwise.",
+            "Go on with the version of tutelage that wrote it, or begin another run with --init and another --out.",
+        )
+
+
+def _refuse_other_precision(run: RunFolder, precision: str) -> None:
+    began = run.read("environment.json").get("precision", precision)
+    if began != precision:
+        raise SettingsError(
+            "C-12",
+            f"{run.path} was begun in {began}, and would go on in {precision} on this device.",
+            "Its numbers would change on the way.",
+            f"Use --precision {'bf16' if began == 'bfloat16' else began} on a device that has it, or another --out.",
+        )
+
+
+def _pass_over(run: RunFolder, checkpoint: Checkpoint, wrong: list[str]) -> tuple[str, ...]:
+    """Say which newer checkpoints are damaged, and take their names: they are no checkpoints to count or to go on from."""
+    notes = []
+    damaged = [path for path in checkpoint_folders(run.checkpoints) if step_of(path) > checkpoint.step]
+    for path, reason in zip(damaged, wrong, strict=False):
+        lost = step_of(path) - checkpoint.step
+        said = f"K-10: step {step_of(path)} is damaged: {reason.removeprefix(f'{path.name}: ')}. "
+        notes.append(f"{said}Using step {checkpoint.step} ({lost} steps are redone).")
+        run.event("damaged_checkpoint", reason=reason, used=checkpoint.step, redone=lost)
+    if run.writes:
+        for path in damaged:  # out of the way, and gone with the next save
+            hidden = path.with_name(f".{path.name}")
+            shutil.rmtree(hidden, ignore_errors=True)
+            move(path, hidden)
+    return tuple(notes)
