@@ -24,10 +24,15 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What a run survives: a sample of every fault in some minutes, and the figures of docs/reliability.md in up to two hours.
-faults faults-full: .venv/ready
+# What a run survives: a sample of every fault in some twenty minutes, and the figures of docs/reliability.md in up to two hours.
+faults: .venv/ready
+	FAULTS=sample OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults
+	$(BIN)/python tests/mutants/run.py --today
+
+faults-full: .venv/ready
 	rm -f build/faults.jsonl
-	FAULTS=$(if $(filter faults,$@),sample,full) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults
+	FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults
+	$(BIN)/python tests/faults/table.py
 
 mutants: .venv/ready
 	$(BIN)/python tests/mutants/run.py

@@ -1,10 +1,17 @@
 """Settings small enough to run in a second: digits at 16 px, patch 4 (4 visible and 12 hidden patches), a ViT of 16 x 2."""
 
+import multiprocessing
 from typing import Any
 
 from tutelage.api import settings_for
 from tutelage.config import merged
 from tutelage.engine.settings import RunSettings
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+"""Starts a process for a run in half a second, for all that a run imports is there already."""
+FORKSERVER.set_forkserver_preload(
+    ["tutelage.api", "tutelage.engine.finish", "tutelage.methods.mae", "tutelage.methods.pseudomae", "sklearn.datasets"]
+)
 
 TINY = {
     "data": "digits",

@@ -150,6 +150,16 @@ def _weighing(classes: float, patches: float) -> dict[str, Any]:
     return {"method": {"class_weight": classes, "patch_weight": patches}}
 
 
+def _sizes() -> list[Row]:
+    """As many pictures seen, of ever fewer different ones; the encoder is judged with the labels of the whole set."""
+    return [
+        Row(f"{method}, {100 * share:g} %", recipe, pictures=100_000, changes=size, share=share)
+        for share in (1.0, 0.1, 0.01)
+        for method, (recipe, size) in METHODS.items()
+        if method != "supervised"
+    ]
+
+
 def _speed() -> list[Row]:
     """Short runs in turn, for how many pictures a second each method trains on."""
     return [
@@ -178,6 +188,7 @@ TABLES = {
     "later": _later(),
     "tuning": _tuning(),
     "weights": _weights(),
+    "sizes": _sizes(),
     "speed": _speed(),
     "core": _core(),
 }

@@ -4,6 +4,7 @@ Parameter names stay timm's, so every checkpoint loads and exports. `encode` is 
 embed all patches, add positions, gather, fold, and run `blocks` and `norm`.
 """
 
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import timm
@@ -89,8 +90,7 @@ def check_backbone(settings: BackboneSettings) -> None:
             "",
             f"Known are for example {', '.join(close)}.",
         )
-    with torch.device("meta"):
-        own = timm.create_model(settings.name)
+    own = _without_weights(settings.name)
     check_vit(own, settings.name)
     patch = pair(settings.patch_size or own_patch_size(settings.name))
     if any(side % p for side, p in zip(settings.size, patch, strict=True)):
@@ -107,6 +107,13 @@ def check_backbone(settings: BackboneSettings) -> None:
     width, heads = width or own.embed_dim, settings.heads or own.blocks[0].attn.num_heads
     if width % heads:
         raise SettingsError("C-22", f"backbone.heads {heads} does not divide backbone.width {width}.")
+
+
+@cache
+def _without_weights(name: str) -> Any:
+    """A timm model to look at, of whatever class; kept, for it takes a quarter of a second."""
+    with torch.device("meta"):
+        return timm.create_model(name)
 
 
 def show_size(size: tuple[int, int]) -> str:

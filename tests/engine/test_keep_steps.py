@@ -1,7 +1,6 @@
 """Which checkpoints stay: the newest two, and with `keep_steps` its multiples for good."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -10,13 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import tiny
+from small_runs import FORKSERVER, tiny
 from tutelage.cli import main
 from tutelage.engine.checkpoint import checkpoint_folders, prune_checkpoints, step_of
 from tutelage.engine.pretrain import pretrain
-
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["tutelage.engine.pretrain", "tutelage.methods.mae"])
 
 
 def run(out: Path, **changes: object) -> None:

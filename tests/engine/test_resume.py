@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from small_runs import tiny
+from small_runs import FORKSERVER, tiny
 from tutelage.batch import Batch
 from tutelage.clock import Clock
 from tutelage.data.index import open_data
@@ -23,8 +22,6 @@ from tutelage.engine.checkpoint import checkpoint_folders, load_newest
 from tutelage.engine.pretrain import build, pretrain
 from tutelage.errors import CheckpointError, SettingsError
 
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["tutelage.engine.pretrain", "tutelage.methods.pseudomae"])
 STEPS = 60
 
 

@@ -19,6 +19,13 @@ if SCALE not in SCALES:
     raise pytest.UsageError(f"FAULTS is '{SCALE}', and not one of {', '.join(SCALES)}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long is left out of `make test`."""
+    for item in items:
+        if SCALE == "fast" and item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes long: in `make faults`"))
+
+
 @pytest.fixture
 def amount() -> Callable[[int, int, int], int]:
     """`amount(fast, sample, full)`: the number of trials at this scale."""
@@ -27,10 +34,12 @@ def amount() -> Callable[[int, int, int], int]:
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Iterator[Callable[[str, str], None]]:
-    """`figure(goal, reached)` notes what was reached, once the test's own checks passed: docs/reliability.md is made of it."""
+    """`figure(goal, reached)` notes what was reached at full, once the test's own checks passed: docs/reliability.md has it."""
     noted: list[dict[str, Any]] = []
     yield lambda goal, reached: noted.append({"goal": goal, "reached": reached})
+    if SCALE != "full":
+        return
     FIGURES.parent.mkdir(exist_ok=True)
     with FIGURES.open("a") as file:
         for note in noted:
-            file.write(json.dumps(note | {"scale": SCALE, "test": request.path.name}) + "\n")
+            file.write(json.dumps(note | {"test": request.path.name}) + "\n")

@@ -1,4 +1,4 @@
-"""Write the figures that `make faults` or `make faults-full` has just reached into docs/reliability.md."""
+"""Write the figures that `make faults-full` has just reached into docs/reliability.md."""
 
 import json
 import re
@@ -12,8 +12,8 @@ BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- end -->)", re.DOTALL)
 def table(lines: list[dict[str, str]]) -> str:
     """The figures, the last of each goal, with the test that reached them."""
     last = {line["goal"]: line for line in lines}
-    rows = [f"| {goal} | {one['reached']} | {one['test']} | {one['scale']} |" for goal, one in last.items()]
-    return "\n".join(["", "| goal | reached | test | scale |", "|---|---|---|---|", *rows, "", ""])
+    rows = [f"| {goal} | {one['reached']} | {one['test']} |" for goal, one in last.items()]
+    return "\n".join(["", "| goal | reached | test |", "|---|---|---|", *rows, "", ""])
 
 
 if __name__ == "__main__":

@@ -199,6 +199,7 @@ def with_an_epoch_teacher() -> None:
     worlds.settings = lambda **changes: tiny("pseudomae", steps=60, save_steps=1, monitors=0, method=parts)
 
 
+@pytest.mark.long
 def test_killed_between_the_update_and_the_epoch_teacher_it_moves_once(tmp_path: Path) -> None:
     """A6: the last checkpoint is one of the two steps before, so that the teacher's move is done over again, once."""
     assert ended(begin(tmp_path / "whole", with_an_epoch_teacher)) == [0]

@@ -91,6 +91,7 @@ def unburdened(ballast: Path) -> None:
     Saver.save = then
 
 
+@pytest.mark.long
 def test_a_disk_that_stays_full_stops_the_run_after_three_saves_with_the_last_good_there(whole, disk) -> None:
     room = size_of(whole)
     place = disk(f"size={int(2.6 * room)}")
@@ -109,6 +110,7 @@ def test_a_disk_that_stays_full_stops_the_run_after_three_saves_with_the_last_go
     assert losses(place.parent / "moved") == losses(whole)
 
 
+@pytest.mark.long
 def test_no_names_left_on_the_disk_are_told_as_a_full_disk(whole: Path, disk) -> None:
     """B4: inodes."""
     place = disk("size=64m,nr_inodes=22")
@@ -122,6 +124,7 @@ def limited(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.long
 def test_a_limit_on_the_size_of_files_is_told_by_its_name(whole: Path, tmp_path: Path) -> None:
     """B4: EFBIG after a short write."""
     model = (checkpoint_folders(whole / "checkpoints")[0] / "model.safetensors").stat().st_size
@@ -155,11 +158,14 @@ def failing(name: str, number: int, calls: range, told: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "number", "reason"),
-    [("fsync", errno.EIO, "input/output error"), ("write", errno.EDQUOT, "the quota is used up")],
+    [
+        ("fsync", errno.EIO, "input/output error"),
+        pytest.param("write", errno.EDQUOT, "the quota is used up", marks=pytest.mark.long),
+    ],
 )
 def test_a_call_that_fails_fails_the_save_and_is_not_tried_again(whole, tmp_path, amount, name, number, reason) -> None:
     """B6: of an fsync that failed nothing is known, so what it was for is thrown away; of every fsync of a save."""
-    every = range(1, 8)[:: amount(4, 2, 1)] if name == "fsync" else (40,)
+    every = range(1, 8)[:: amount(9, 2, 1)] if name == "fsync" else (40,)
     for call in every:
         out = tmp_path / f"{call}"
         plant = functools.partial(failing, name, number, range(call, call + 1), tmp_path / f"told-{call}")
@@ -234,6 +240,7 @@ def elsewhere(out: Path) -> None:
     worlds.pretrain = lambda settings, _, **options: real(settings, out, **options)
 
 
+@pytest.mark.long
 def test_a_disk_that_turns_read_only_in_a_run_stops_it_after_three_saves(whole: Path, disk, tmp_path: Path) -> None:
     place = disk("size=64m")
     process = begin(tmp_path / "run", functools.partial(elsewhere, place / "run"), steps=100_000)

@@ -195,6 +195,7 @@ def test_without_links_in_the_file_system_it_works_too(tmp_path: Path, monkeypat
     held.free()
 
 
+@pytest.mark.long
 def test_a_run_that_was_frozen_and_replaced_writes_nothing_more(tmp_path: Path) -> None:
     """I11: by the fence, before each commit, and by the heartbeat."""
     whole, out = tmp_path / "whole", tmp_path / "run"
@@ -229,11 +230,17 @@ def test_a_heartbeat_keeps_it(tmp_path: Path, monkeypatch) -> None:
     held.free()
 
 
+def beating_often() -> None:
+    from tutelage.engine import lease
+
+    lease.BEAT = 0.5
+
+
 @pytest.mark.parametrize("how", ["removed", "moved", "emptied"])
 def test_a_run_whose_folder_is_lost_stops_and_says_so(tmp_path: Path, how: str) -> None:
     """B8: it does not make the folder again, where half of a run would lie."""
     out = tmp_path / "run"
-    process = begin(out, steps=100_000, save_steps=1)
+    process = begin(out, beating_often, steps=100_000, save_steps=1)
     wait_for(out, 5, process)
     if how == "moved":
         out.rename(tmp_path / "elsewhere")

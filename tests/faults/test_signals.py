@@ -23,7 +23,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_asked_at_a_random_moment_it_saves_exits_with_75_and_goes_on_equal(whole, tmp_path, amount, figure) -> None:
     rng, stopped_while_training = random.Random(1), 0
-    trials = amount(4, 12, 100)
+    trials = amount(2, 12, 100)
     for trial in range(trials):
         out, wish = tmp_path / f"run-{trial}", SIGNALS[trial % 4]
         process = begin(out)
@@ -93,6 +93,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal when the parent dies")
 def test_a_run_whose_launcher_was_killed_saves_and_leaves(tmp_path: Path) -> None:
     out = tmp_path / "run"

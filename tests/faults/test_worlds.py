@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from worlds import STEPS, begin_world, ended, events, fingerprint, last_step, losses, said, wait_for
+from worlds import STEPS, begin, begin_world, digest, ended, events, fingerprint, last_step, losses, said, wait_for
 
 from small_runs import FLAGS, HEAD_FLAGS
 
@@ -51,9 +52,8 @@ def test_when_one_is_killed_the_others_leave_and_name_it(tmp_path: Path) -> None
     assert f"P-05: process 1 (host {os.uname().nodename}, pid {processes[1].pid})" in said(out)
 
 
-def test_when_one_is_frozen_the_others_name_it_and_leave(tmp_path: Path, amount) -> None:
-    if not amount(0, 1, 1):
-        pytest.skip("takes a minute: in `make faults`")
+@pytest.mark.long
+def test_when_one_is_frozen_the_others_name_it_and_leave(tmp_path: Path) -> None:
     out = tmp_path / "run"
     processes = begin_world(out, 2, steps=50_000)
     wait_for(out, 5, *processes)
@@ -68,8 +68,9 @@ def test_when_one_is_frozen_the_others_name_it_and_leave(tmp_path: Path, amount)
     processes[1].join()
 
 
+@pytest.mark.long
 def test_under_torchrun_a_killed_process_is_started_again_and_the_run_ends_equal(tmp_path, amount, figure) -> None:
-    rng, trials = random.Random(0), amount(1, 4, 20)
+    rng, trials = random.Random(0), amount(0, 4, 20)
     whole = {}
     for trial in range(trials):
         world = 4 if trial % 4 == 3 else 2
@@ -87,6 +88,35 @@ def test_under_torchrun_a_killed_process_is_started_again_and_the_run_ends_equal
         assert fingerprint(out) == fingerprint(whole[world])
         assert losses(out) == losses(whole[world])
     figure("a rank killed under torchrun, 2 and 4 gloo processes", f"{trials} kills, equal after restart")
+
+
+@pytest.mark.long
+def test_a_run_may_go_on_with_another_number_of_processes(tmp_path: Path, figure) -> None:
+    """I4, in float64 and without drop path, whose numbers are each process's own."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    changes = {"precision": "float64", "backbone": {"drop_path": 0.0}}
+    assert ended(begin(whole, **changes)) == [0]
+    for world, until in ((2, 15), (1, 30), (4, 45), (2, STEPS)):
+        codes = ended(*begin_world(out, world, partial(stops_after, until), **changes))
+        assert codes == [75 if until < STEPS else 0] * world, said(out)
+    difference = max(abs(a - b) for a, b in zip(losses(out), losses(whole), strict=True))
+    assert len(losses(out)) == STEPS and difference < 1e-10
+    assert digest(out) == digest(whole)
+    figure("elastic 2 -> 1 -> 4 -> 2, float64", f"data chain equal; losses of {STEPS} steps within {difference:.0e}")
+
+
+def stops_after(step: int) -> None:
+    from tutelage.engine import keeper
+
+    ours = keeper.Keeper.after
+
+    def after(self, clock, *rest):
+        if clock.step == step:
+            (self.run.path / "STOP").touch()
+            self.stop._next_look = 0.0
+        return ours(self, clock, *rest)
+
+    keeper.Keeper.after = after
 
 
 def torchrun(out: Path, world: int) -> "subprocess.Popen[bytes]":

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import socket
 import sys
@@ -13,13 +12,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from small_runs import tiny
+from small_runs import FORKSERVER, tiny
 from tutelage.engine.checkpoint import checkpoint_folders
 from tutelage.engine.pretrain import pretrain
 from tutelage.errors import TutelageError
 
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["tutelage.engine.pretrain", "tutelage.methods.pseudomae", "tutelage.methods.mae"])
 STEPS = 60
 
 Plant = Callable[[], None]
@@ -96,6 +93,11 @@ def fingerprint(out: Path, step: int = STEPS) -> dict[str, str]:
     assert folder in checkpoint_folders(out / "checkpoints"), f"{folder} is not there"
     tensors = load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
+def digest(out: Path, step: int = STEPS) -> str:
+    """The data chain of a checkpoint."""
+    return json.loads((out / f"checkpoints/step-{step:08d}/MANIFEST.json").read_text())["links"]["digest"]
 
 
 def said(out: Path, rank: int = 0) -> str:

@@ -6,9 +6,11 @@ A patch is a unified diff below a comment that says what it breaks and which tes
     # tests: tests/equations/test_teacher.py tests/equations/test_clock.py
 
 At least one test of every named file must fail; the same files must pass in an untouched copy. Exit 1 if a mutant
-survives, a patch does not apply, or the untouched tests are red. `run.py NAME ...` runs only those mutants.
+survives, a patch does not apply, or the untouched tests are red. `run.py NAME ...` runs only those mutants, `run.py --today`
+two that the date chooses: in a month or so each has had its day.
 """
 
+import datetime
 import os
 import re
 import shutil
@@ -96,6 +98,9 @@ def check_untouched(tests: list[str]) -> list[str]:
 def main(names: list[str]) -> int:
     """Run the mutants of these names, or all of them."""
     paths = sorted(Path(__file__).parent.glob("*.patch"))
+    if names == ["--today"]:
+        day = 2 * datetime.datetime.now(datetime.timezone.utc).date().toordinal()
+        names = [paths[i % len(paths)].stem for i in (day, day + 1)]
     mutants = [read(path) for path in paths if not names or path.stem in names]
     if not mutants:
         print(f"no mutant is called {' or '.join(names)}; known are {', '.join(path.stem for path in paths)}")

@@ -11,11 +11,11 @@ import numpy as np
 
 from tutelage.data.listing import Listing
 from tutelage.data.looking import Look, check, check_end
-from tutelage.data.quarantine import in_unicode, printable, refuse_many, top_reasons
+from tutelage.data.quarantine import in_unicode, refuse_many, top_reasons
 from tutelage.data.reading import Unreadable
 from tutelage.data.remembered import recall, remember
 from tutelage.data.sources import FileSource, out_of_memory
-from tutelage.errors import DataError
+from tutelage.errors import DataError, printable
 
 MAX_CHECKED = 10_000
 """Up to this many files are decoded once when a set is opened; of larger sets, header and end-of-file mark are read."""
@@ -156,7 +156,7 @@ def _channels(root: Path, names: tuple[str, ...], looks: tuple[Look, ...]) -> in
         first.setdefault(look.channels, name)
     if len(first) == 1 or set(first) == {1, 3}:
         return max(first)
-    kinds = ", ".join(f"{channels} ({printable(name)})" for channels, name in sorted(first.items()))
+    kinds = ", ".join(f"{channels} ({name})" for channels, name in sorted(first.items()))
     raise DataError(
         "D-06", f"the pictures in {root} have different numbers of channels: {kinds}.", todo="Keep one kind."
     )

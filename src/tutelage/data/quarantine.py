@@ -16,7 +16,7 @@ def refuse_many(root: Path, unreadable: Mapping[str, str], total: int) -> None:
     """Raise DataError D-04 when too many of the files are unreadable; their reasons by name, counted with the top three."""
     count = len(unreadable)
     if count >= FEW_UNREADABLE and count > MAX_UNREADABLE * total:
-        first = printable(next(iter(unreadable)))
+        first = next(iter(unreadable))
         raise DataError(
             "D-04",
             f"{count:,} of {total:,} files in {root} are unreadable: {top_reasons(unreadable)}; {first}...",
@@ -28,12 +28,7 @@ def refuse_many(root: Path, unreadable: Mapping[str, str], total: int) -> None:
 def top_reasons(unreadable: Mapping[str, str]) -> str:
     """The three most frequent reasons with their counts."""
     reasons = Counter(unreadable.values())
-    return ", ".join(f"{printable(reason)} ({n})" for reason, n in reasons.most_common(3))
-
-
-def printable(text: str) -> str:
-    """The text in one line: control characters and bytes that are no characters are written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
 
 
 def in_unicode(name: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.data.decode import decoded, to_channels
-from tutelage.data.quarantine import in_unicode, printable, refuse_many
+from tutelage.data.quarantine import in_unicode, refuse_many
 from tutelage.data.reading import Identity, Unreadable, read, sha256
 from tutelage.errors import DataError, MachineError
 
@@ -194,7 +194,7 @@ class Pictures:
             except Unreadable:
                 continue
         name, reason = next(reversed(self.source.failed.items()))
-        raise DataError("D-04", f"{tries} pictures in a row are damaged, the last {printable(name)}: {reason}.")
+        raise DataError("D-04", f"{tries} pictures in a row are damaged, the last {name}: {reason}.")
 
     def name(self, i: int) -> str:
         """The name of picture `i`."""
@@ -224,7 +224,7 @@ def out_of_memory(path: Path) -> MachineError:
     """R-24: it is not the picture's fault, so none takes its place."""
     return MachineError(
         "R-24",
-        f"memory ran out while {printable(str(path))} was decoded.",
+        f"memory ran out while {path} was decoded.",
         todo="Free some, use fewer --workers, or remove the file.",
     )
 
@@ -232,7 +232,7 @@ def out_of_memory(path: Path) -> MachineError:
 def _changed(path: Path, how: str) -> DataError:
     return DataError(
         "D-07",
-        f"{printable(str(path))} is not the file that it was when the run opened it: {how}.",
+        f"{path} is not the file that it was when the run opened it: {how}.",
         "Another picture in its place would change the run without a trace.",
         "Restore it and run the same command again; for other pictures, begin another run (--init RUN --out OTHER).",
     )

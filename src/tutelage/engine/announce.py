@@ -12,7 +12,7 @@ from tutelage.engine.train import Numerics
 from tutelage.export import Coverage
 
 
-def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numerics, clock: Clock) -> None:
+def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numerics, clock: Clock, reached: int) -> None:
     """Keep, in the run folder, what the run depends on besides its settings."""
     run.write("environment.json", environment(numerics.device.type, numerics.name) | {"processes": world_size()})
     run.write(
@@ -33,7 +33,7 @@ def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numeric
     )
     for name, reason in data.found.unreadable if clock.step == 0 else ():
         run.event("unreadable", name=name, reason=reason)
-    run.event("resumed" if clock.step else "started", step=clock.step)
+    run.event("resumed" if clock.step else "started", step=clock.step, reached=reached)
 
 
 def announcement(

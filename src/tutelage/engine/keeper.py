@@ -72,7 +72,11 @@ class Keeper:
             )
         return clock
 
-    def after(self, clock: Clock, line: dict[str, Any] | None) -> bool:
+    def wishes(self, step: int) -> tuple[bool, ...]:
+        """Whether this process wants to stop, to save, or to give up after a step."""
+        return self.stop.wanted, self._save_due(step), bool(self.run.lost or self.saver.error)
+
+    def after(self, clock: Clock, line: dict[str, Any] | None, wishes: tuple[bool, ...]) -> bool:
         """Log, ask and save where due; True when the run is to stop. All processes decide alike.
 
         Raises:
@@ -80,18 +84,18 @@ class Keeper:
             NumericsError: K-17, weights are not finite.
 
         """
+        stop, save, failed = wishes
         self._tell(line)
+        if failed:
+            other = MachineError("K-20", "process 0 can no longer save.", todo="Look at its output.")
+            raise self.run.lost or self.saver.error or other
         best = None
         if self.watch.due(clock):
             self.enter("watching", clock)
             best = self._ask(clock)
+            save |= self._agree(best is not None)
         self.enter("saving", clock)
-        error = self.run.lost or self.saver.error
-        due = self._save_due(clock) or best is not None
-        stop, save, failed = self._agree(self.stop.wanted, due, error is not None)
-        if failed:
-            raise error or MachineError("K-20", "process 0 can no longer save.", todo="Look at its output.")
-        if save or stop or clock.done:
+        if stop or clock.done or (save and not self.trouble.guard.uneasy(clock.step)):
             self.saver.save(clock, best)
             self.next_save = time.monotonic() + SAVE_EVERY
         if stop or clock.done:
@@ -126,18 +130,16 @@ class Keeper:
             return None
         return float(accuracy) if self.saver.is_best(accuracy) else None
 
-    def _save_due(self, clock: Clock) -> bool:
-        if self.trouble.guard.uneasy(clock.step):
-            return False
-        if self.settings.keep_steps and clock.step % self.settings.keep_steps == 0:
+    def _save_due(self, step: int) -> bool:
+        if self.settings.keep_steps and step % self.settings.keep_steps == 0:
             return True
         if self.settings.save_steps:
-            return clock.step % self.settings.save_steps == 0
+            return step % self.settings.save_steps == 0
         return time.monotonic() >= self.next_save
 
-    def _agree(self, *wishes: bool) -> list[bool]:
+    def _agree(self, wish: bool) -> bool:
         device = next(self.method.parameters()).device
-        return [bool(wish) for wish in all_max(torch.tensor([float(w) for w in wishes], device=device)).tolist()]
+        return bool(all_max(torch.tensor(float(wish), device=device)) > 0)
 
 
 def _answer(answer: dict[str, Any]) -> str:

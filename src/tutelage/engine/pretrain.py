@@ -93,7 +93,7 @@ def _pretrain(
     clock = resumed.clock
 
     progress = ProgressLine(clock.total_steps, clock.step, quiet=quiet)
-    record(run, data, statistics, numerics, clock)
+    record(run, data, statistics, numerics, clock, resumed.reached)
     for line in (*announcement(settings, data, numerics, clock, coverage), *resumed.notes):
         progress.say(line)
     stream = PictureStream(

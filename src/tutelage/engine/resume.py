@@ -17,11 +17,13 @@ from tutelage.engine.checkpoint import Checkpoint, checkpoint_folders, load_newe
 from tutelage.engine.guard import Guard
 from tutelage.engine.run import RunFolder
 from tutelage.engine.settings import RunSettings
-from tutelage.errors import CheckpointError, SettingsError
+from tutelage.errors import CheckpointError, NumericsError, SettingsError
 from tutelage.method import Method
 
 LATE = 30.0
 """Seconds that a checkpoint may take to be seen by other machines."""
+TIMES = 3
+"""How often a run may end after the same step, unasked, before it is not begun again by itself."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Resumed:
     chain: DataChain
     notes: tuple[str, ...]
     """What the user is to know: checkpoints that were passed over."""
+    reached: int
+    """The last step that the run had told of when it ended; 0 where it told of none."""
 
 
 def resume(
@@ -50,12 +54,15 @@ def resume(
         CheckpointError: K-11 none is whole, K-12 it is of a later version, K-14 of other pictures, K-16 its teachers' clocks
             are wrong, K-18 it saw other pictures than were due, K-21 not all processes see it, K-30 it is of another size.
         SettingsError: C-12, it is of another precision.
+        NumericsError: N-09, the run has ended after the same step several times.
 
     """
-    checkpoint, wrong = _newest_of_all(run, next(method.parameters()).device)
+    device = next(method.parameters()).device
+    reached = _reached(run, clock, device)
+    checkpoint, wrong = _newest_of_all(run, device)
     if checkpoint is None:
         run.rewind(-1)
-        return Resumed(clock, DataChain(), ())
+        return Resumed(clock, DataChain(), (), reached)
     _refuse_other_pictures(checkpoint, run, clock, data, settings.seed)
     _refuse_other_precision(run, precision)
     clock = restore(checkpoint, method, optimizer, clock)
@@ -63,7 +70,28 @@ def resume(
         guard.restore(checkpoint.guard)
     notes = _pass_over(run, checkpoint, wrong)
     run.rewind(clock.step)
-    return Resumed(clock, _chain(checkpoint, clock, settings.seed), notes)
+    return Resumed(clock, _chain(checkpoint, clock, settings.seed), notes, reached)
+
+
+def _reached(run: RunFolder, clock: Clock, device: torch.device) -> int:
+    """The last step told of; refuses, on all processes alike, to begin again what would only fail again."""
+    reached = max((int(line.get("step", 0)) for line in run.lines("metrics.jsonl")), default=0)
+    ends: list[int] = []  # where it was at each beginning since it last stopped as asked; the first is where that was
+    for event in run.lines("events.jsonl"):
+        if event.get("event") in ("stopped", "failed_again"):
+            ends.clear()
+        elif event.get("event") in ("started", "resumed"):
+            ends.append(event.get("reached", 0))
+    again = 0 < reached < clock.total_steps and (*ends[1:], reached)[-TIMES:] == (reached,) * TIMES
+    if all_max(torch.tensor(float(again), device=device)) > 0:
+        run.event("failed_again", step=reached)
+        raise NumericsError(
+            "N-09",
+            f"{run.path} has ended {TIMES} times after step {reached}, and nobody asked it to.",
+            "By itself it would again: it is the machine's memory, a picture, or a mistake in the code.",
+            f"Look at what it printed last, and at {run.path / 'repro'}; the same command tries once more.",
+        )
+    return reached
 
 
 def _chain(checkpoint: Checkpoint, clock: Clock, seed: int) -> DataChain:

@@ -1,12 +1,14 @@
 """The run folder: the only thing a run leaves behind, and all that the report reads."""
 
 import json
+import math
 import os
 import platform
 import re
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +91,20 @@ class RunFolder:
         """A line of events.jsonl."""
         self.append("events.jsonl", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **values})
 
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a JSONL file, without one that a kill cut short."""
+        file, found = self.path / name, []
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+            with suppress(ValueError, TypeError):
+                found.append(dict(json.loads(line)))
+        return found
+
     def rewind(self, step: int) -> None:
-        """Drop lines of steps after `step`, which a resumed run writes again, and a line that a kill cut short."""
+        """Drop lines of steps after `step`, which a resumed run writes again."""
         for name in ("metrics.jsonl", "monitors.jsonl"):
-            file = self.path / name
-            if not self.writes or not file.is_file():
-                continue
-            kept = []
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError, TypeError):
-                    continue
-            write_whole(file, "".join(kept).encode())
+            if self.writes and (self.path / name).is_file():
+                kept = [json.dumps(line) + "\n" for line in self.lines(name) if line.get("step", math.inf) <= step]
+                write_whole(self.path / name, "".join(kept).encode())
 
     @property
     def lost(self) -> TutelageError | None:

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tutelage.batch import Batch
 from tutelage.clock import Clock, warmup_cosine
 from tutelage.data.order import mix
-from tutelage.distributed import all_max, all_sum, rank, world_size
+from tutelage.distributed import all_sum, rank, world_size
 from tutelage.engine.optim import set_lr
 from tutelage.engine.settings import RunSettings
 from tutelage.method import Method
@@ -55,6 +56,8 @@ class StepResult:
     applied: bool
     processes: tuple[int, ...] = ()
     """Where a loss was not finite."""
+    wishes: tuple[bool, ...] = ()
+    """What at least one process wished for."""
 
 
 class Attendant(Protocol):
@@ -69,11 +72,15 @@ class Attendant(Protocol):
         """Told what begins."""
         ...
 
+    def wishes(self, step: int) -> tuple[bool, ...]:
+        """What this process wants after a step: the step's own reduction tells all whether one of them does."""
+        ...
+
     def judge(self, clock: Clock, result: StepResult, micro_batches: list[Batch]) -> Clock:
         """The clock to go on with after a step: another where the run goes back to a checkpoint."""
         ...
 
-    def after(self, clock: Clock, line: dict[str, Any] | None) -> bool:
+    def after(self, clock: Clock, line: dict[str, Any] | None, wishes: tuple[bool, ...]) -> bool:
         """Save and watch, with a line of metrics where one is due; True to stop."""
         ...
 
@@ -98,12 +105,14 @@ def train(
         set_lr(optimizer, lr)
         torch.manual_seed(mix(settings.seed, "drop path", clock.step, rank()) % 2**63)
 
-        result = step(module, optimizer, micro_batches, clock, settings, numerics)
+        result = step(
+            module, optimizer, micro_batches, clock, settings, numerics, partial(attendant.wishes, clock.step + 1)
+        )
         clock = clock.tick(applied=result.applied)
         method.after_step(clock)
 
         clock = attendant.judge(clock, result, micro_batches)
-        if attendant.after(clock, meter.read(clock, lr, result)):
+        if attendant.after(clock, meter.read(clock, lr, result), result.wishes):
             break
     return clock
 
@@ -122,8 +131,12 @@ def step(
     clock: Clock,
     settings: RunSettings[Any],
     numerics: Numerics,
+    wishes: Callable[[], tuple[bool, ...]] = tuple,
 ) -> StepResult:
-    """One update from accumulated micro-batches; left out, on all processes alike, if anything is not finite."""
+    """One update from accumulated micro-batches; left out, on all processes alike, if anything is not finite.
+
+    One reduction of a few numbers tells every process that, the losses, and what any of them wishes for.
+    """
     totals: dict[str, Tensor] = {}
     count = len(micro_batches)
     for i, batch in enumerate(micro_batches):
@@ -138,14 +151,16 @@ def step(
 
     parameters = [p for p in module.parameters() if p.grad is not None]
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.optim.clip or math.inf)
-    values = torch.stack([*totals.values(), grad_norm]).double()
-    applied = bool(all_max((~values.isfinite()).any().double()) == 0)
+    own = torch.stack([*totals.values(), grad_norm]).double()
+    sums = all_sum(torch.cat([own, own.new_tensor(wishes())])).tolist()  # not finite where one process's number is not
+    means = [total / world_size() for total in sums[: len(own)]]
+    applied = all(map(math.isfinite, means))
     if applied:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    means = all_sum(values) / world_size()
-    losses = dict(zip(totals, means[:-1].tolist(), strict=True))
-    return StepResult(losses, float(grad_norm), applied, () if applied else _where_not_finite(values[:-1]))
+    losses = dict(zip(totals, means[:-1], strict=True))
+    wrong = () if applied else _where_not_finite(own[:-1])
+    return StepResult(losses, means[-1], applied, wrong, tuple(wish > 0 for wish in sums[len(own) :]))
 
 
 def _where_not_finite(losses: Tensor) -> tuple[int, ...]:
