@@ -41,7 +41,7 @@ class EvaluateOptions(Settings):
     baselines: bool = True
     """Beside raw pixels and the same encoder untrained."""
     teacher: str | None = None
-    """Evaluate a teacher's encoder of a run instead of the student's: reconstruction_teacher, labelling_teacher."""
+    """Evaluate a teacher of a run (or its student) instead of the encoder it hands on: reconstruction_teacher, ..."""
     epochs: Count | None = None
     """Epochs of the linear classifier; by default the protocol's 90."""
     train_pictures: Count | None = None
@@ -63,7 +63,7 @@ class ExportOptions(Settings):
     to: Literal["timm"] = "timm"
     """Format."""
     teacher: str | None = None
-    """Export a teacher's encoder of a run instead of the student's."""
+    """Export a teacher of a run (or its student) instead of the encoder it hands on."""
 
 
 class ReportOptions(Settings):

@@ -12,6 +12,13 @@ class Stream(NamedTuple):
     """What a method asks of one stream of pictures: the views, by name, in order."""
 
     views: tuple[str, ...]
+    masks: int = 0
+    """Rows of mask keys for each picture; one for each view when 0."""
+
+    @property
+    def num_keys(self) -> int:
+        """Rows of mask keys for each picture."""
+        return self.masks or len(self.views)
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,8 @@ class Batch:
     """Pictures of one stream, with everything random about them already drawn.
 
     `views` are uint8 in 0..255 (or float32 in 0..1 for pictures of more than 8 bits) until `normalised`.
-    `keys` holds one row of uniform numbers per picture for each view; a mask hides the patches with the largest keys.
+    `keys` holds rows of uniform numbers per picture, one for each mask that its stream asks for (by default one for
+    each view); a mask hides the patches with the largest keys.
     """
 
     views: tuple[Tensor, ...]  # each [b, c, h, w]

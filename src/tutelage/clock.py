@@ -41,6 +41,13 @@ class Clock:
         return max(1, self.total_steps * self.batch_size // self.num_pictures)
 
     @property
+    def within_epoch(self) -> "Clock":
+        """The clock, its steps counted from the first one of the epoch that the latest step began in."""
+        epoch = (self.step - 1) * self.batch_size // self.num_pictures
+        first = math.ceil(epoch * self.num_pictures / self.batch_size)
+        return replace(self, step=self.step - first)
+
+    @property
     def fraction(self) -> float:
         """The share of the run consumed, 0 at the first step."""
         return self.step / self.total_steps

@@ -65,6 +65,11 @@ class Method(nn.Module, ABC):
         """Move the teachers: called once after every step, applied or not, with the clock already ticked."""
 
     @property
+    def encoder(self) -> VisionTransformer:
+        """The encoder that a run is judged by and hands on: the student, unless `settings.hands_on` names a teacher."""
+        return self.student
+
+    @property
     def teachers(self) -> dict[str, EMATeacher]:
         """The teachers by name."""
         return {name: module for name, module in self.named_children() if isinstance(module, EMATeacher)}

@@ -4,6 +4,7 @@ import copy
 from typing import Any, Literal, cast
 
 import torch
+from pydantic import model_validator
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -18,10 +19,19 @@ class TeacherSettings(Settings):
     """It moves after every `step`, after the step that ends an `epoch`, or after every n updates."""
     momentum: CosineMomentum
     """Weight of its past at each move, from start to end along a cosine over its moves."""
+    schedule: Literal["run", "epoch"] = "run"
+    """The cosine goes on over the run; or begins again with each epoch, so that it hardly leaves its start: RC-MAE's code
+    looks up the step within the epoch in a schedule as long as the run."""
     init: Literal["copy", "independent"] = "copy"
     """Begin as a copy of the student, or from timm's own random weights as SdAE's code does (methods A4)."""
     positions: Literal["shared", "ema"] = "shared"
     """Keep the student's positions, or average its own random ones towards them as SdAE's code does (methods A4)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TeacherSettings":
+        if self.every == "epoch" and self.schedule == "epoch":
+            raise ValueError("a schedule that begins again with each epoch needs a teacher that moves within it")
+        return self
 
 
 class EMATeacher(nn.Module):
@@ -61,7 +71,8 @@ class EMATeacher(nn.Module):
         """Move towards the students if the cadence says that a move is due at `clock`; return whether it did."""
         if moves(self.settings.every, clock) <= int(self.num_moves):
             return False
-        momentum = self.settings.momentum(move_fraction(self.settings.every, clock))
+        since = clock if self.settings.schedule == "run" else clock.within_epoch
+        momentum = self.settings.momentum(move_fraction(self.settings.every, since))
         for name, student in students.items():
             ours = [parameter.detach() for parameter in self.nets[name].parameters()]
             theirs = [parameter.detach() for parameter in student.parameters()]

@@ -33,7 +33,7 @@ class Encoder:
 def load_encoder(where: str, *, teacher: str | None = None, device: torch.device | str = "cpu") -> Encoder:
     """The encoder that `where` names: a run, a checkpoint, a timm folder, or `timm:NAME` (the only one to use the network).
 
-    `teacher` names a teacher of the run, in place of the student. The encoder is in eval mode.
+    `teacher` names a teacher of the run (or `student`), in place of the one that it hands on. The encoder is in eval mode.
 
     Raises:
         CheckpointError: not there, damaged, or of another shape than it says.
@@ -92,10 +92,13 @@ class Coverage:
     """What was changed to fit."""
     statistics: Statistics | None
     """Normalisation that belongs to the weights, where it is known and has as many channels."""
+    network: str | None = None
+    """Whose encoder it was where a run has several."""
 
     def line(self) -> str:
-        """In one line: "149 of 149 encoder tensors loaded, 102 ignored (decoder), positions 14x14 -> 8x8"."""
-        parts = [f"{len(self.loaded)} of {self.total} encoder tensors loaded"]
+        """In one line: "the student of runs/a: 149 of 149 tensors, 102 ignored (decoder), positions 14x14 -> 8x8"."""
+        whose = f"the {self.network.replace('_', ' ')} of " if self.network else ""
+        parts = [f"{whose}{self.origin}: {len(self.loaded)} of {self.total} encoder tensors loaded"]
         if self.missing:
             parts.append(f"{len(self.missing)} missing ({_listed(list(self.missing))})")
         if self.ignored:
@@ -127,6 +130,7 @@ def init_from(vit: VisionTransformer, where: str, *, teacher: str | None = None)
         missing=tuple(name for name in vit.state_dict() if name not in tensors),
         notes=tuple(notes),
         statistics=weights.statistics if weights.channels == vit.patch_embed.proj.in_channels else None,
+        network=weights.network,
     )
 
 

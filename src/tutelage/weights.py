@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Weights:
     arguments: dict[str, Any] = field(default_factory=dict)
     """What `timm.create_model` needs besides, to build the same shapes."""
     statistics: Statistics | None = None
+    network: str | None = None
+    """Whose encoder it is where a run has several: `student`, or a teacher's name."""
 
     @property
     def channels(self) -> int | None:
@@ -63,7 +65,7 @@ class Weights:
 def read_weights(where: str, teacher: str | None = None) -> Weights:
     """The weights that `where` names: a run, a checkpoint, a timm folder, a weights file, or `timm:NAME`.
 
-    `teacher` names a teacher to read in place of the student.
+    `teacher` names a teacher (or `student`) to read in place of the one that the run hands on.
 
     Raises:
         CheckpointError: not there, damaged, without an encoder, or with numbers that are not finite.
@@ -104,9 +106,10 @@ def _read(where: str, teacher: str | None) -> Weights:
 
 def _from_run(path: Path, teacher: str | None) -> Weights:
     """Its exported encoder, or while it is not finished its newest whole checkpoint."""
-    folder = path / ("encoder" if teacher is None else f"encoder-{teacher}")
+    handed = _handed_on(path)
+    folder = path / ("encoder" if teacher in (None, handed) else f"encoder-{teacher}")
     if (folder / "config.json").is_file():
-        return _from_timm_folder(folder)
+        return replace(_from_timm_folder(folder), network=teacher or handed)
     error = CheckpointError(
         "K-03", f"the run {path} has no encoder and no checkpoint yet.", todo="Let it go on for a while."
     )
@@ -123,8 +126,15 @@ def _from_run(path: Path, teacher: str | None) -> Weights:
     raise error
 
 
+def _handed_on(run: Path) -> str:
+    """Whose encoder a run hands on: the student's where its method says nothing else."""
+    with _reading(run):
+        return str(read_json(run / "settings.json")["method"].get("hands_on", "student"))
+
+
 def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
     run = path.parent.parent
+    network = teacher or _handed_on(run)
     with _reading(path):
         expected = read_json(path / "MANIFEST.json")["files"]["model.safetensors"]
         data = (path / "model.safetensors").read_bytes()
@@ -137,9 +147,9 @@ def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
         backbone = BackboneSettings.model_validate(read_json(run / "settings.json")["backbone"])
         known = read_json(run / "data.json")
         statistics = _numbers(known["mean"], known["std"])
-    taken, others = _encoder_of(tensors, teacher, str(path))
+    taken, others = _encoder_of(tensors, network, str(path))
     arguments = {**backbone_arguments(backbone), "in_chans": len(statistics.mean)}
-    return Weights(str(path), taken, others, backbone.name, arguments, statistics)
+    return Weights(str(path), taken, others, backbone.name, arguments, statistics, network)
 
 
 def backbone_arguments(backbone: BackboneSettings) -> dict[str, Any]:

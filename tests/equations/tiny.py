@@ -14,6 +14,7 @@ from tutelage.heads import HeadSettings
 from tutelage.method import Method, MethodSettings
 from tutelage.methods.mae import MAESettings
 from tutelage.methods.pseudomae import PseudoMAESettings
+from tutelage.methods.rc_mae import RCMAESettings
 from tutelage.methods.sdae import SdAESettings
 
 IMAGE, PATCH, WIDTH, DEPTH, HEADS = 64, 8, 48, 2, 4
@@ -56,6 +57,10 @@ def sdae(**changes: Any) -> SdAESettings:
     return SdAESettings(**{"decoder": DECODER, **changes})
 
 
+def rc_mae(**changes: Any) -> RCMAESettings:
+    return RCMAESettings(**{"decoder": DECODER, **changes})
+
+
 def pseudomae(**changes: Any) -> PseudoMAESettings:
     return PseudoMAESettings(**{"decoder": DECODER, "head": HEAD.model_copy(update={"prototypes": 12}), **changes})
 
@@ -69,11 +74,11 @@ def keys(b: int = 2, seed: int = 2) -> Tensor:
 
 
 def batch(method: Method, b: int = 2, seed: int = 1) -> dict[str, Batch]:
-    """A batch with as many views as the method asks for, every view with pictures and keys of its own."""
-    views = range(len(method.streams["train"].views))
+    """A batch with as many views and masks as the method asks for, every view with pictures of its own."""
+    stream = method.streams["train"]
     one = Batch(
-        views=tuple(pictures(b, 10 * seed + view) for view in views),
-        keys=tuple(keys(b, 10 * seed + view + 5) for view in views),
+        views=tuple(pictures(b, 10 * seed + view) for view in range(len(stream.views))),
+        keys=tuple(keys(b, 10 * seed + 5 + i) for i in range(stream.num_keys)),
         labels=torch.full((b,), -1),
         indices=torch.arange(b),
     )

@@ -119,7 +119,7 @@ def test_an_official_mae_checkpoint_is_a_start(tmp_path, prefix):
     coverage = init_from(vit, str(official_mae(tmp_path / "mae.pth", source, prefix)))
     assert same(source, vit)
     n = len(vit.state_dict())
-    assert coverage.line() == f"{n} of {n} encoder tensors loaded, 5 ignored (decoder)"
+    assert coverage.line() == f"{coverage.origin}: {n} of {n} encoder tensors loaded, 5 ignored (decoder)"
     assert coverage.missing == ()
     assert coverage.statistics is not None
     assert coverage.statistics.mean == (0.485, 0.456, 0.406)

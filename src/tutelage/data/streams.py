@@ -50,6 +50,7 @@ class PictureStream:
         self.pictures = pictures
         self._names = stream.views
         self._views = tuple(known[name] for name in stream.views)
+        self._num_keys = stream.num_keys
         self._size, self._num_patches, self._seed = size, num_patches, seed
 
     def batch(self, positions: NDArray[np.int64]) -> Batch:
@@ -64,11 +65,13 @@ class PictureStream:
 
     def _sample(self, i: int, epoch: int, place: int) -> _Sample:
         number, picture = self.pictures.fetch(i)
-        views, keys = [], []
-        for k, (name, view) in enumerate(zip(self._names, self._views, strict=True)):
-            views.append(view(picture, self._size, Draws(mix(self._seed, name, k, epoch, place))))
-            keys.append(Draws(mix(self._seed, "keys", k, epoch, place)).uniforms(self._num_patches))
-        return _Sample(tuple(views), tuple(keys), int(self.pictures.labels[number]), number)
+        views = tuple(
+            view(picture, self._size, Draws(mix(self._seed, name, k, epoch, place)))
+            for k, (name, view) in enumerate(zip(self._names, self._views, strict=True))
+        )
+        draws = (Draws(mix(self._seed, "keys", k, epoch, place)) for k in range(self._num_keys))
+        keys = tuple(draw.uniforms(self._num_patches) for draw in draws)
+        return _Sample(views, keys, int(self.pictures.labels[number]), number)
 
 
 def batches(

@@ -1,4 +1,4 @@
-"""The end of a run: the student as a timm folder, and the pictures."""
+"""The end of a run: its encoder as a timm folder, and the pictures."""
 
 from typing import Any
 
@@ -22,11 +22,12 @@ def finish(
     watch: Watch,
     clock: Clock,
 ) -> None:
-    """Export the student (and by option each teacher), and draw what it sees."""
+    """Export the encoder that the run hands on (and by option student and teachers), and draw what the method sees."""
     pictures = watch.sample()
-    encoders = {"encoder": method.student}
+    encoders = {"encoder": method.encoder}
     if settings.export_teachers:
-        encoders |= {f"encoder-{name}": teacher.encoder for name, teacher in method.teachers.items()}
+        others = {"student": method.student} | {name: teacher.encoder for name, teacher in method.teachers.items()}
+        encoders |= {f"encoder-{name}": vit for name, vit in others.items() if vit is not method.encoder}
     for name, vit in encoders.items():
         difference = write_timm(
             vit, run.path / name, statistics, architecture=settings.backbone.name, pictures=pictures

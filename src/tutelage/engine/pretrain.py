@@ -139,7 +139,7 @@ def build(settings: RunSettings[Any], data: Data) -> tuple[Method, Statistics, C
     """The method on fresh or given weights, the normalisation of its pictures, and which weights were taken."""
     torch.manual_seed(mix(settings.seed, "weights") % 2**63)
     vit = build_vit(settings.backbone, data.channels)
-    coverage = init_from(vit, settings.init) if settings.init else None
+    coverage = init_from(vit, settings.init, teacher=settings.init_teacher) if settings.init else None
     if coverage and coverage.statistics and len(coverage.statistics.mean) == data.channels:
         statistics = coverage.statistics
     elif settings.normalisation == "imagenet" and data.channels == 3:

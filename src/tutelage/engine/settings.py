@@ -80,8 +80,10 @@ class RunSettings(Settings, Generic[M]):
     """Mean and standard deviation of the channels: of the training pictures, or ImageNet's."""
     init: str | None = None
     """Weights to start from: timm:NAME, a timm folder, a run, or an MAE checkpoint file."""
+    init_teacher: str | None = None
+    """Start from a teacher of the run (or its student), instead of the encoder that it hands on."""
     export_teachers: bool = False
-    """Write each teacher's encoder too."""
+    """Write the encoders that the run does not hand on too: each teacher's, or the student's."""
     backbone: BackboneSettings
     method: M
     optim: OptimSettings

@@ -113,7 +113,7 @@ def _class_tokens(method: Method, batches: Iterable[Batch], numerics: Numerics) 
     for batch in batches:
         with numerics.cast():
             (x,) = numerics.prepare(batch)["train"].views
-            yield encode(method.student, x).cls[:, 0].cpu()
+            yield encode(method.encoder, x).cls[:, 0].cpu()
 
 
 def _some(pictures: Pictures, count: int) -> Pictures:
