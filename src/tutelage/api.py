@@ -12,9 +12,10 @@ from rich.console import Console
 
 from tutelage import recipes
 from tutelage.config import Count, NonNegativeInt, Settings, merged
+from tutelage.encoder import is_relative
 from tutelage.engine import pretrain as engine
 from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
-from tutelage.errors import SettingsError, Stopped, no_memory, printable
+from tutelage.errors import CheckpointError, SettingsError, Stopped, no_memory, printable
 from tutelage.evaluation import protocol as protocols
 from tutelage.evaluation.low_shot import LowShotSettings
 from tutelage.evaluation.result import Evaluation
@@ -199,6 +200,13 @@ def _evaluated(
 def export_with(options: ExportOptions) -> None:
     """Write a timm folder, and say how nearly it computes the same."""
     encoder = load_encoder(options.encoder, teacher=options.teacher)
+    if is_relative(encoder.vit):
+        raise CheckpointError(
+            "X-03",
+            f"{options.encoder} has relative positions, which no model of timm's has.",
+            "timm would refuse the folder.",
+            "Use tutelage.load_encoder, or train with --backbone.positions sincos.",
+        )
     difference = write_timm(encoder.vit, options.out, encoder.statistics, architecture=encoder.architecture)
     print(f"{options.out}: features differ by at most {difference:.1e} from {encoder.origin}", file=sys.stderr)
     print(f'load it: timm.create_model("local-dir:{options.out}", pretrained=True)', file=sys.stderr)

@@ -32,11 +32,11 @@ class Batch:
 
     views: tuple[Tensor, ...]  # each [b, c, h, w]
     keys: tuple[Float[Tensor, "b n"], ...]
-    labels: Int[Tensor, "b"]
+    labels: Int[Tensor, " b"]
     """Class numbers, -1 where unknown."""
-    indices: Int[Tensor, "b"]
+    indices: Int[Tensor, " b"]
     """Which picture of the set each row is."""
-    links: Int[Tensor, "k"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    links: Int[Tensor, " k"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """A hash of each row's place in the run and the picture due there (`data.order.links`); none outside a run."""
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -49,12 +49,12 @@ class Batch:
             indices=self.indices.to(device, non_blocking=True),
         )
 
-    def normalised(self, mean: Float[Tensor, "c"], std: Float[Tensor, "c"]) -> "Batch":
+    def normalised(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> "Batch":
         """The same batch with float views of (about) mean 0 and standard deviation 1 in every channel."""
         return replace(self, views=tuple(normalise(view, mean, std) for view in self.views))
 
 
-def normalise(pictures: Tensor, mean: Float[Tensor, "c"], std: Float[Tensor, "c"]) -> Float[Tensor, "b c h w"]:
+def normalise(pictures: Tensor, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> Float[Tensor, "b c h w"]:
     """(x - mean) / std per channel, of pictures in 0..255 (uint8) or 0..1 (float), in the dtype of `mean`."""
     scale = 255 if pictures.dtype == torch.uint8 else 1
     x = pictures.to(mean.dtype) / scale

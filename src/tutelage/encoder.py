@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tutelage.config import Depth, Settings, Share, Width
 from tutelage.errors import SettingsError
 from tutelage.masking import gather
+from tutelage.relative import RelativeAttention, buckets
 
 ImageSize = Width | tuple[Width, Width]
 
@@ -38,8 +39,9 @@ class BackboneSettings(Settings):
     """Number of attention heads; by default the model's own."""
     drop_path: Share = 0.0
     """Stochastic depth of the last block, rising linearly from 0 in the first (timm)."""
-    positions: Literal["sincos", "learned"] = "sincos"
-    """Fixed two-dimensional sine-cosine positions (MAE), or learned ones."""
+    positions: Literal["sincos", "learned", "relative"] = "sincos"
+    """Fixed two-dimensional sine-cosine positions (MAE), learned ones, or none but relative ones in every block (LoMaR's
+    iRPE): timm cannot load those."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,11 +74,25 @@ def build_vit(settings: BackboneSettings, channels: int) -> VisionTransformer:
     if settings.patch_size is not None:
         arguments["patch_size"] = settings.patch_size
     arguments |= {"img_size": settings.size, "in_chans": channels, "drop_path_rate": settings.drop_path}
-    vit = timm.create_model(settings.name, num_classes=0, **arguments)
+    vit = create_vit(settings.name, relative=settings.positions == "relative", **arguments)
     initialise(vit)
     if settings.positions == "sincos":
         fix_positions(vit)
     return vit
+
+
+def create_vit(name: str, *, relative: bool = False, **arguments: Any) -> VisionTransformer:
+    """A timm ViT without a classifier; with `relative` positions in its attention instead of absolute ones."""
+    vit = timm.create_model(name, num_classes=0, **arguments, **({"pos_embed": "none"} if relative else {}))
+    if relative:
+        for block in vit.blocks:
+            block.attn = RelativeAttention(block.attn, grid_of(vit))
+    return vit
+
+
+def is_relative(vit: VisionTransformer) -> bool:
+    """Whether its positions are relative ones."""
+    return isinstance(vit.blocks[0].attn, RelativeAttention)
 
 
 def check_backbone(settings: BackboneSettings) -> None:
@@ -165,28 +181,54 @@ def patch_of(vit: VisionTransformer) -> tuple[int, int]:
 
 
 def encode(
-    vit: VisionTransformer, pictures: Float[Tensor, "b c h w"], ids: Int[Tensor, "b t"] | None = None, folds: int = 1
+    vit: VisionTransformer,
+    pictures: Float[Tensor, "b c h w"],
+    ids: Int[Tensor, "b t"] | None = None,
+    folds: int = 1,
+    *,
+    hidden: Bool[Tensor, "b t"] | None = None,
+    mask_token: Float[Tensor, "1 1 d"] | None = None,
 ) -> Tokens:
     """Tokens of the patches `ids` (all when None), encoded in `folds` groups that cannot see each other.
 
     Each fold of t/folds patches gets the class token in front and passes the shared blocks on its own (SdAE's
-    multi-fold masking; PseudoMAE 3.1): equal to `folds` separate passes, in one.
+    multi-fold masking; PseudoMAE 3.1): equal to `folds` separate passes, in one. Where `hidden` is true the encoder gets
+    the `mask_token` and the position instead of the patch (LoMaR).
     """
     x = vit.patch_embed(pictures)  # [b, n, d]
-    cls, x = _add_positions(vit, x if x.ndim == 3 else x.flatten(1, 2))
+    x = x if x.ndim == 3 else x.flatten(1, 2)
+    n = x.shape[1]
     x = x if ids is None else gather(x, ids)
+    if hidden is not None and mask_token is not None:
+        x = torch.where(hidden[..., None], mask_token.to(x.dtype), x)
+    cls, places = _positions(vit)
+    if places is not None:
+        x = x + (places if ids is None else gather(places.expand(len(ids), n, -1), ids))
     b, t, d = x.shape
     x = x.reshape(b * folds, t // folds, d)
     x = torch.cat([cls.expand(b * folds, -1, -1), x], dim=1)  # [b k, 1 + t/k, d]
-    x = vit.norm(vit.blocks(vit.norm_pre(x)))
+    x = vit.norm(_blocks(vit, vit.norm_pre(x), None if ids is None else ids.reshape(b * folds, t // folds)))
     return Tokens(x[:, 0].reshape(b, folds, d), x[:, 1:].reshape(b, t, d))
 
 
-def _add_positions(vit: VisionTransformer, x: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "1 1 d"], Tensor]:
-    """The class token and the patches with their positions added (DeiT III has none for the class token)."""
-    if vit.no_embed_class:
-        return vit.cls_token, x + vit.pos_embed
-    return vit.cls_token + vit.pos_embed[:, :1], x + vit.pos_embed[:, 1:]
+def _positions(vit: VisionTransformer) -> tuple[Float[Tensor, "1 1 d"], Float[Tensor, "1 n d"] | None]:
+    """The class token with its position, and those of the patches (DeiT III has none for the class token)."""
+    if vit.pos_embed is None or vit.no_embed_class:
+        return vit.cls_token, vit.pos_embed
+    return vit.cls_token + vit.pos_embed[:, :1], vit.pos_embed[:, 1:]
+
+
+def _blocks(
+    vit: VisionTransformer, x: Float[Tensor, "b n1 d"], ids: Int[Tensor, "b n"] | None
+) -> Float[Tensor, "b n1 d"]:
+    """The blocks; those with relative positions are told which patches the tokens are."""
+    if ids is None or not is_relative(vit):
+        return vit.blocks(x)  # type: ignore[no-any-return]
+    pairs = buckets(ids, grid_of(vit)[1])
+    for block in vit.blocks:
+        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), buckets=pairs)))
+        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return x
 
 
 # --- initialisation ---------------------------------------------------------------------------------------------------

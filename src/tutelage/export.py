@@ -1,4 +1,4 @@
-"""Encoders out to timm, with a proof: the folder is loaded back and compared before it is given its name."""
+"""Encoders out as folders, for timm, with a proof: each is loaded back and compared before it is given its name."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tutelage.data.index import Statistics
-from tutelage.encoder import patch_of
+from tutelage.encoder import is_relative, patch_of
 from tutelage.errors import CheckpointError, MachineError, NumericsError
 from tutelage.transfer import Coverage, Encoder, init_from, load_encoder
 
@@ -38,7 +38,8 @@ def write_timm(
 
     The folder is written beside its place, loaded back by timm, compared on `pictures` (normalised; noise when None) with
     the encoder in float32 on the CPU, and only then renamed, in place of an earlier export. `card` fills the README; its
-    `license` and `tag` also go to timm's configuration.
+    `license` and `tag` also go to timm's configuration. With relative positions, which no model of timm's has, the
+    folder is for `load_encoder` alone, and is compared as that reads it: timm refuses it.
 
     Raises:
         NumericsError: the features differ by more than 1e-4; nothing is left behind.
@@ -116,28 +117,36 @@ def _write_folder(
     # NOTE never a mask token or a decoder: timm would take the file for a DINOv2, or refuse it
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in vit.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "README.md").write_text(_readme(architecture, pretrained, card), encoding="utf-8")
+    load = (
+        'tutelage.load_encoder("FOLDER").vit'
+        if is_relative(vit)
+        else 'timm.create_model("local-dir:FOLDER", pretrained=True)'
+    )
+    (folder / "README.md").write_text(_readme(architecture, pretrained, card, load), encoding="utf-8")
 
 
-def _readme(architecture: str, pretrained: dict[str, Any], card: dict[str, Any]) -> str:
+def _readme(architecture: str, pretrained: dict[str, Any], card: dict[str, Any], load: str) -> str:
     facts = {"architecture": architecture, "mean": pretrained["mean"], "std": pretrained["std"], **card}
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return (
         f"---\nlibrary_name: timm\npipeline_tag: image-feature-extraction\nlicense: {pretrained['license']}\n"
         "tags: [timm, image-feature-extraction, tutelage]\n---\n\n"
         f"# {architecture}.{pretrained['tag']}\n\nA Vision Transformer without a classifier, pretrained with tutelage.\n\n"
-        f'```python\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True)\n```\n\n{lines}\n'
+        f"```python\nmodel = {load}\n```\n\n{lines}\n"
     )
 
 
 def _difference(vit: VisionTransformer, folder: Path, pictures: Tensor | None) -> float:
-    """The largest difference between the features of `vit` and of what timm loads from `folder`; inf where it cannot."""
+    """The largest difference between the features of `vit` and of what is loaded from `folder`; inf where timm cannot."""
     ours = copy.deepcopy(vit).cpu().float().eval()
     if pictures is None:
         shape = (4, ours.patch_embed.proj.in_channels, *ours.patch_embed.img_size)
         pictures = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
-        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        if is_relative(vit):
+            theirs = load_encoder(str(folder)).vit
+        else:
+            theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except RuntimeError:  # of another shape, or unknown to timm
         return float("inf")
     x = pictures.detach().cpu().float()

@@ -58,6 +58,38 @@ def visible_count(num_patches: int, mask_ratio: float) -> int:
     return int(num_patches * (1 - mask_ratio))
 
 
+def windows(keys: Float[Tensor, "b n"], grid: tuple[int, int], size: int, count: int) -> Int[Tensor, "b count w"]:
+    """The patches of `count` square windows in each picture, row by row: no two begin in one row or column (LoMaR).
+
+    The tops are the first of the possible rows in the order of their keys, the left edges those of the columns.
+    """
+    rows, cols = (side - size + 1 for side in grid)
+    tops = torch.argsort(keys[:, :rows], dim=1, stable=True)[:, :count]
+    lefts = torch.argsort(keys[:, rows : rows + cols], dim=1, stable=True)[:, :count]
+    steps = torch.arange(size, device=keys.device)
+    inside = (steps[:, None] * grid[1] + steps).flatten()
+    return (tops * grid[1] + lefts)[..., None] + inside
+
+
+def check_windows(grid: tuple[int, int], size: int, count: int, mask_ratio: float) -> None:
+    """Refuse windows that do not fit the picture, or leave nothing to see or to rebuild."""
+    if size > min(grid):
+        raise SettingsError(
+            "N-06",
+            f"method.window is {size}, but a picture has {grid[0]}x{grid[1]} patches.",
+            todo=f"Use a window of at most {min(grid)} patches, a larger image_size or a smaller patch_size.",
+        )
+    places = min(grid) - size + 1
+    if count > places:
+        raise SettingsError(
+            "N-06",
+            f"method.num_windows is {count}, but windows of {size} can begin in {places} rows or columns only.",
+            "No two windows of a picture begin in one row or column.",
+            f"Use at most {places} windows, or smaller ones.",
+        )
+    check_mask(size * size, mask_ratio)
+
+
 def check_mask(num_patches: int, mask_ratio: float) -> None:
     """Refuse a mask that leaves nothing to see or nothing to rebuild."""
     if not 0 < visible_count(num_patches, mask_ratio) < num_patches:

@@ -5,7 +5,7 @@ lifecycle. Methods import parts; they never import each other, the engine, the d
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -35,8 +35,8 @@ class MethodSettings(Settings, ABC):
     name: str
 
     @abstractmethod
-    def check(self, num_patches: int, pictures: int) -> None:
-        """Refuse settings that cannot work with this many patches, and `pictures` in a micro-batch of all processes."""
+    def check(self, grid: tuple[int, int], pictures: int) -> None:
+        """Refuse settings that cannot work with a (rows, columns) of patches, or so many pictures a pass of all processes."""
 
     def notes(self, num_patches: int, pictures: int) -> list[str]:
         """What is worth saying before a run with these sizes."""
@@ -53,9 +53,12 @@ class MethodSettings(Settings, ABC):
 class Method(nn.Module, ABC):
     """A pretraining method around a student encoder."""
 
-    streams: ClassVar[dict[str, Stream]]
-    """The streams of pictures it needs, and their views."""
     student: VisionTransformer
+
+    @property
+    @abstractmethod
+    def streams(self) -> dict[str, Stream]:
+        """The streams of pictures that it needs, with their views and masks."""
 
     @abstractmethod
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:

@@ -43,9 +43,9 @@ def feature_std(features: Float[Tensor, "n d"]) -> float:
 @torch.no_grad()
 def knn_accuracy(
     train: Float[Tensor, "n d"],
-    train_labels: Int[Tensor, "n"],
+    train_labels: Int[Tensor, " n"],
     queries: Float[Tensor, "q d"],
-    query_labels: Int[Tensor, "q"],
+    query_labels: Int[Tensor, " q"],
     *,
     k: int = 20,
     temperature: float = 0.07,
@@ -148,7 +148,7 @@ def teacher_distance(method: Method) -> dict[str, float]:
     }
 
 
-def _learned(net: nn.Module, student: nn.Module) -> Float[Tensor, "parameters"]:
+def _learned(net: nn.Module, student: nn.Module) -> Float[Tensor, " parameters"]:
     pairs = zip(net.parameters(), student.parameters(), strict=True)
     return torch.cat([mine.detach().reshape(-1).float() for mine, theirs in pairs if theirs.requires_grad])
 
@@ -216,7 +216,7 @@ def _labels(
     return values
 
 
-def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: Int[Tensor, "b"]) -> dict[str, float]:
+def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> dict[str, float]:
     """Loss and accuracy of a classifier on the pictures that have a label; nothing where none has."""
     known = labels >= 0
     if not known.any():

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 def knn_predict(
     train: Float[Tensor, "n d"],
-    train_labels: Int[Tensor, "n"],
+    train_labels: Int[Tensor, " n"],
     queries: Float[Tensor, "m d"],
     *,
     k: int = 20,
     temperature: float = 0.07,
     num_classes: int,
-) -> Int[Tensor, "m"]:
+) -> Int[Tensor, " m"]:
     """The class with the largest vote among the k most similar training pictures; of equal votes the lowest class.
 
     argmax_c sum_{j in N_k} exp(cos(q, x_j) / temperature) [y_j = c]. k is at most the number of training pictures.
@@ -25,9 +25,9 @@ def knn_predict(
 
 def knn_accuracies(
     train: Float[Tensor, "n d"],
-    train_labels: Int[Tensor, "n"],
+    train_labels: Int[Tensor, " n"],
     queries: Float[Tensor, "m d"],
-    labels: Int[Tensor, "m"],
+    labels: Int[Tensor, " m"],
     *,
     ks: tuple[int, ...],
     temperature: float,
@@ -55,7 +55,7 @@ def neighbours(
 
 def vote(
     similarity: Float[Tensor, "m k"], labels: Int[Tensor, "m k"], temperature: float, num_classes: int
-) -> Int[Tensor, "m"]:
+) -> Int[Tensor, " m"]:
     """The class with the largest sum of exp(similarity / temperature)."""
     weights = (similarity / temperature).exp()
     return weights.new_zeros(len(labels), num_classes).scatter_add_(1, labels, weights).argmax(dim=1)

@@ -53,7 +53,9 @@ def draw_step(
         norm_pix = bool(settings.norm_pix)
         normal = batch["train"].views[0].float().cpu()
         rebuilt = denormalise(rebuild(normal, seen["pixels"], ids, patch, grid, norm_pix=norm_pix), statistics)
-        paths.append(save(reconstruction_grid(x, rebuilt, ids, grid, norm_pix=norm_pix), folder / "reconstruction.png"))
+        unseen = output.seen["unseen"].cpu() if "unseen" in output.seen else None
+        drawn = reconstruction_grid(x, rebuilt, ids, grid, norm_pix=norm_pix, unseen=unseen)
+        paths.append(save(drawn, folder / "reconstruction.png"))
     if "target" in seen and "prediction" in seen:
         paths.append(save(token_pca(x, seen["target"], seen["prediction"], ids, grid), folder / "tokens.png"))
     if "class_labels" in seen:
@@ -68,12 +70,19 @@ def reconstruction_grid(
     grid: tuple[int, int],
     *,
     norm_pix: bool,
+    unseen: Bool[Tensor, "b n"] | None = None,
 ) -> Image.Image:
-    """Original, masked and reconstructed pictures (all in 0..1), side by side."""
+    """Original, masked and reconstructed pictures (all in 0..1), side by side; white where a window leaves patches out."""
     shown = min(NUM_PICTURES, len(pictures))
     masked = hide(pictures, hidden_pixels(ids_mask, pictures, grid))
-    cells = [[Cell(show(p[i])) for p in (pictures, masked, rebuilt)] for i in range(shown)]
     note = f"{_share(ids_mask, grid)} patches were hidden; the visible ones are pasted in."
+    if unseen is not None:
+        size = (int(pictures.shape[2]), int(pictures.shape[3]))
+        outside = F.interpolate(unseen.float().reshape(-1, 1, *grid), size=size, mode="nearest") > 0
+        masked, rebuilt = hide(masked, outside, 1.0), hide(rebuilt, outside, 1.0)
+        inside = grid[0] * grid[1] - int(unseen[0].sum())
+        note = f"One window of {inside} patches a picture; {ids_mask.shape[1]} were hidden, the visible ones are pasted in."
+    cells = [[Cell(show(p[i])) for p in (pictures, masked, rebuilt)] for i in range(shown)]
     if norm_pix:
         note += " Reconstruction de-normalised with each patch's own mean and standard deviation."
     headings = ("original", "masked", "reconstructed")
@@ -129,7 +138,7 @@ def neighbours(
     pictures: Float[Tensor, "n c h w"],
     features: Float[Tensor, "n d"],
     *,
-    labels: Int[Tensor, "n"] | None = None,
+    labels: Int[Tensor, " n"] | None = None,
     classes: Sequence[str] = (),
     num_queries: int = 6,
 ) -> Image.Image:

@@ -121,7 +121,7 @@ def sinkhorn(
         return x.exp() if iterations else x.softmax(1)
 
 
-def _logsumexp_rows(x: Float[Tensor, "rows m"], all_ranks: bool) -> Float[Tensor, "m"]:
+def _logsumexp_rows(x: Float[Tensor, "rows m"], all_ranks: bool) -> Float[Tensor, " m"]:
     """Log sum exp over the rows, of all processes if asked."""
     if not all_ranks:
         return x.logsumexp(0)

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tutelage.data.index import Statistics
-from tutelage.encoder import grid_of, patch_of, show_size
+from tutelage.encoder import create_vit, grid_of, patch_of, show_size
 from tutelage.errors import CheckpointError
 from tutelage.weights import Weights, check_class_token, read_weights
 
@@ -69,7 +69,7 @@ def _build(weights: Weights) -> VisionTransformer:
             "K-06", f"{weights.origin} is a '{name}', which this timm does not know.", todo="Update timm."
         )
     try:
-        vit = timm.create_model(name, pretrained=False, num_classes=0, **weights.arguments)
+        vit = create_vit(name, relative=weights.relative, **weights.arguments)
     except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
         raise CheckpointError("K-06", f"timm cannot build the '{name}' of {weights.origin}: {error}.") from error
     check_class_token(vit, name)
@@ -193,6 +193,8 @@ def _part(name: str) -> str:
     """The network that an ignored tensor belongs to."""
     if ".nets." in name or "teacher" in name:
         return "teachers"
+    if "relative_positions" in name:
+        return "relative positions"
     if "decoder" in name or "mask_token" in name:
         return "decoder"
     if name.startswith("student."):

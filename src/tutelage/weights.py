@@ -48,6 +48,11 @@ class Weights:
     """Whose encoder it is where a run has several: `student`, or a teacher's name."""
 
     @property
+    def relative(self) -> bool:
+        """Whether the encoder has relative positions."""
+        return any(name.endswith("attn.relative_positions") for name in self.tensors)
+
+    @property
     def channels(self) -> int | None:
         """Channels of the pictures, None where there is no patch embedding."""
         return self.tensors[_PATCHES].shape[1] if _PATCHES in self.tensors else None

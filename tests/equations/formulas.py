@@ -34,19 +34,41 @@ def softmax(x: Array) -> Array:
     return e / e.sum(-1, keepdims=True)
 
 
-def attention(x: Array, w: Weights, name: str, heads: int) -> Array:
+Places = list[tuple[int, int] | None]
+"""(row, column) of each token, None for the class token."""
+
+
+def attention(x: Array, w: Weights, name: str, heads: int, places: Places | None = None) -> Array:
     n, d = x.shape
     size = d // heads
     qkv = linear(x, w, f"{name}.qkv")
     out = np.zeros((n, d))
     for head in range(heads):
         q, k, v = (qkv[:, i * d + head * size : i * d + (head + 1) * size] for i in range(3))
-        out[:, head * size : (head + 1) * size] = softmax(q @ k.T / np.sqrt(size)) @ v
+        logits = q @ k.T / np.sqrt(size)
+        if places is not None:
+            vectors = w[f"{name}.relative_positions"]
+            for i in range(n):
+                for j in range(n):
+                    logits[i, j] += q[i] @ vectors[bucket(places[i], places[j])]
+        out[:, head * size : (head + 1) * size] = softmax(logits) @ v
     return linear(out, w, f"{name}.proj")
 
 
-def block(x: Array, w: Weights, name: str, heads: int) -> Array:
-    x = x + attention(layer_norm(x, w, f"{name}.norm1"), w, f"{name}.attn", heads)
+def bucket(query: tuple[int, int] | None, key: tuple[int, int] | None) -> int:
+    """Methods 2.4: along an axis 0 and 1 patch away exactly, 2 or 3 as 2, more as 3, with the sign; 7 x 7 and one more."""
+    if query is None or key is None:
+        return 49
+    signed = []
+    for a, b in zip(query, key, strict=True):
+        far = abs(a - b)
+        step = far if far <= 1 else 2 if far <= 3 else 3
+        signed.append(step if a > b else -step)
+    return 7 * (signed[0] + 3) + signed[1] + 3
+
+
+def block(x: Array, w: Weights, name: str, heads: int, places: Places | None = None) -> Array:
+    x = x + attention(layer_norm(x, w, f"{name}.norm1"), w, f"{name}.attn", heads, places)
     return x + linear(gelu(linear(layer_norm(x, w, f"{name}.norm2"), w, f"{name}.mlp.fc1")), w, f"{name}.mlp.fc2")
 
 
@@ -82,6 +104,21 @@ def encode(picture: Array, ids: Array, w: Weights, *, patch: int, depth: int, he
     x = np.concatenate([w["cls_token"][0] + w["pos_embed"][0, :1], x[ids]])
     for i in range(depth):
         x = block(x, w, f"blocks.{i}", heads)
+    return layer_norm(x, w, "norm")
+
+
+def encode_window(
+    picture: Array, ids: Array, hidden: Array, mask_token: Array, w: Weights, *, patch: int, depth: int, heads: int
+) -> Array:
+    """[class token, the patches `ids`] of a window with mask tokens where `hidden`, places known by distance only."""
+    kernel = w["patch_embed.proj.weight"].transpose(0, 2, 3, 1).reshape(w["norm.weight"].shape[0], -1)
+    x = patches(picture, patch) @ kernel.T + w["patch_embed.proj.bias"]
+    x = np.where(hidden[:, None], mask_token, x[ids])
+    x = np.concatenate([w["cls_token"][0], x])
+    side = picture.shape[2] // patch
+    places: Places = [None, *((int(i) // side, int(i) % side) for i in ids)]
+    for i in range(depth):
+        x = block(x, w, f"blocks.{i}", heads, places)
     return layer_norm(x, w, "norm")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from equations import formulas
-from equations.tiny import DEPTH, HEADS, HIDDEN, PATCH, VISIBLE, disturbed, keys, mae, pictures, tiny_vit
+from equations.tiny import DEPTH, GRID, HEADS, PATCH, VISIBLE, disturbed, keys, mae, pictures, tiny_vit
 from tutelage.decoder import Decoder, DecoderSettings
 from tutelage.encoder import BackboneSettings, build_vit, check_backbone, encode, sincos_positions
 from tutelage.errors import SettingsError
@@ -250,4 +250,4 @@ def test_a_width_that_heads_or_positions_do_not_divide_is_refused(changes: dict[
 
 def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused() -> None:
     with pytest.raises(SettingsError, match="C-22: method.decoder.width 30"):
-        mae(decoder=DecoderSettings(width=30, heads=4)).check(HIDDEN, 2)
+        mae(decoder=DecoderSettings(width=30, heads=4)).check(GRID, 2)

@@ -13,6 +13,7 @@ from equations.formulas import Array
 from equations.tiny import (
     DECODER,
     DEPTH,
+    GRID,
     HEAD,
     HEADS,
     HIDDEN,
@@ -267,7 +268,7 @@ def test_published_sizes_have_the_published_shapes(name: str, width: int) -> Non
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as refusal:
-        pseudomae(**changes).check(PATCHES, 8)
+        pseudomae(**changes).check(GRID, 8)
     assert str(refusal.value).startswith(message)
 
 

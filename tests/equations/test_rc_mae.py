@@ -37,7 +37,7 @@ def test_rc_mae_loss_equals_the_papers_formula_on_shared_weights(teacher_mask: s
     """L_r + gamma L_c: the pixels, and the teacher's reconstruction, of the patches hidden from the student."""
     method = build(rc_mae(teacher_mask=teacher_mask, consistency_weight=0.7))
     data = batch(method)
-    (x,), (keys, others) = data["train"].views, data["train"].keys
+    (x,), keys, others = data["train"].views, data["train"].keys[0], data["train"].keys[-1]
     student = formulas.weights_of(method.student), formulas.weights_of(method.decoder)
     nets = method.consistency_teacher.nets
     teacher = formulas.weights_of(nets["encoder"]), formulas.weights_of(nets["decoder"])

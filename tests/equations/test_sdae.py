@@ -7,7 +7,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equations import formulas
-from equations.tiny import DEPTH, HEADS, HIDDEN, PATCH, PATCHES, START, VISIBLE, WIDTH, batch, build, disturbed, sdae
+from equations.tiny import (
+    DEPTH,
+    GRID,
+    HEADS,
+    HIDDEN,
+    PATCH,
+    PATCHES,
+    START,
+    VISIBLE,
+    WIDTH,
+    batch,
+    build,
+    disturbed,
+    sdae,
+)
 from tutelage.errors import SettingsError
 from tutelage.losses import cosine_loss, cosine_similarity
 from tutelage.masking import random_mask
@@ -170,4 +184,4 @@ def test_the_target_takes_no_gradient() -> None:
 
 def test_folds_that_do_not_divide_are_refused_by_the_method() -> None:
     with pytest.raises(SettingsError, match="C-21: method.folds is 5"):
-        sdae(folds=5).check(PATCHES, 2)
+        sdae(folds=5).check(GRID, 2)

@@ -12,6 +12,7 @@ from tutelage.decoder import DecoderSettings
 from tutelage.encoder import BackboneSettings, build_vit
 from tutelage.heads import HeadSettings
 from tutelage.method import Method, MethodSettings
+from tutelage.methods.lomar import LoMaRSettings
 from tutelage.methods.mae import MAESettings
 from tutelage.methods.pseudomae import PseudoMAESettings
 from tutelage.methods.rc_mae import RCMAESettings
@@ -19,6 +20,7 @@ from tutelage.methods.sdae import SdAESettings
 
 IMAGE, PATCH, WIDTH, DEPTH, HEADS = 64, 8, 48, 2, 4
 PATCHES, VISIBLE, HIDDEN, FOLDS, PROTOTYPES = 64, 16, 48, 3, 64
+GRID = (8, 8)
 DECODER = DecoderSettings(width=32, depth=2, heads=4)
 HEAD = HeadSettings(prototypes=PROTOTYPES, hidden=64, bottleneck=32)
 START = Clock(batch_size=2, num_pictures=6, total_steps=12)
@@ -42,7 +44,7 @@ def shake(module: torch.nn.Module) -> None:
 
 def build(settings: MethodSettings, *, trained: bool = True, **backbone: Any) -> Method:
     """A method in float64; student and teachers differ from each other unless `trained` is False."""
-    settings.check(PATCHES, 8)
+    settings.check(GRID, 8)
     method = settings.build(tiny_vit(**backbone)).double()
     if trained:
         shake(method)
@@ -59,6 +61,10 @@ def sdae(**changes: Any) -> SdAESettings:
 
 def rc_mae(**changes: Any) -> RCMAESettings:
     return RCMAESettings(**{"decoder": DECODER, **changes})
+
+
+def lomar(**changes: Any) -> LoMaRSettings:
+    return LoMaRSettings(**{"window": 5, "num_windows": 4, **changes})
 
 
 def pseudomae(**changes: Any) -> PseudoMAESettings:

@@ -18,14 +18,15 @@ GREY = Statistics((0.3,), (0.35,))
 COLOUR = Statistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
-def settings(size=32, patch=4, width=48):
-    return BackboneSettings(name=NAME, image_size=size, patch_size=patch, width=width, depth=2, heads=4)
+def settings(size=32, patch=4, width=48, positions="sincos"):
+    sizes = {"image_size": size, "patch_size": patch, "width": width, "depth": 2, "heads": 4}
+    return BackboneSettings(name=NAME, positions=positions, **sizes)
 
 
-def small_vit(size=32, patch=4, channels=1, seed=0, width=48) -> VisionTransformer:
+def small_vit(size=32, patch=4, channels=1, seed=0, width=48, positions="sincos") -> VisionTransformer:
     """A ViT of 48 x 2 in which no parameter is trivially 0 or 1."""
     torch.manual_seed(seed)
-    vit = build_vit(settings(size, patch, width), channels)
+    vit = build_vit(settings(size, patch, width, positions), channels)
     with torch.no_grad():
         for parameter in vit.parameters():
             if parameter.requires_grad:
@@ -38,12 +39,13 @@ def encoder(vit: VisionTransformer, statistics: Statistics = GREY) -> Encoder:
     return Encoder(vit.eval(), statistics, (height, width), vit.patch_embed.proj.in_channels, "a test", NAME)
 
 
-def write_run(run: Path, student: VisionTransformer, teacher: VisionTransformer, step: int = 1200) -> Path:
-    """A run with one checkpoint; returns the checkpoint."""
+def write_run(run: Path, student: VisionTransformer, teacher: VisionTransformer, step: int = 1200, **method) -> Path:
+    """A run with one checkpoint, and `method` in its settings; returns the checkpoint."""
     size = list(student.patch_embed.img_size)
     run.mkdir(parents=True, exist_ok=True)
     backbone = settings(tuple(size), student.patch_embed.patch_size[0]).model_dump(mode="json")
-    (run / "settings.json").write_text(json.dumps({"recipe": "x", "backbone": backbone, "method": {"name": "sdae"}}))
+    method = {"name": "sdae", **method}
+    (run / "settings.json").write_text(json.dumps({"recipe": "x", "backbone": backbone, "method": method}))
     (run / "data.json").write_text(json.dumps({"channels": 1, "mean": GREY.mean, "std": GREY.std}))
     tensors = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
     tensors |= {f"reconstruction_teacher.nets.encoder.{name}": tensor for name, tensor in teacher.state_dict().items()}

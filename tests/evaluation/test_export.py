@@ -106,3 +106,13 @@ def test_models_without_class_token_or_patch_convolution_are_refused_by_name(nam
         model = timm.create_model(name, **size)
     with pytest.raises(CheckpointError, match=f"K-06: '{name}'"):
         check_class_token(model, name)
+
+
+def test_relative_positions_come_back_whole_but_not_to_timm(tmp_path):
+    vit = small_vit(channels=3, positions="relative")
+    assert write_timm(vit, tmp_path / "encoder", COLOUR, architecture=NAME) <= 1e-6
+    back = load_encoder(str(tmp_path / "encoder"))
+    assert same(vit, back.vit)
+    assert "tutelage.load_encoder" in (tmp_path / "encoder" / "README.md").read_text()
+    with pytest.raises(RuntimeError, match="relative_positions"):
+        timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True)

@@ -42,6 +42,20 @@ def test_a_teacher_is_read_by_its_name(tmp_path):
         load_encoder(str(tmp_path), teacher="reconstruction")
 
 
+def test_a_run_that_hands_on_its_teacher_gives_it_unless_the_student_is_asked_for(tmp_path):
+    hands = {"hands_on": "reconstruction_teacher"}
+    checkpoint = write_run(tmp_path, small_vit(seed=1), small_vit(seed=2), **hands)
+    for place in (tmp_path, checkpoint):
+        assert same(load_encoder(str(place)).vit, small_vit(seed=2))
+        assert same(load_encoder(str(place), teacher="student").vit, small_vit(seed=1))
+        found = init_from(small_vit(seed=7), str(place))
+        assert found.line().startswith(f"the reconstruction teacher of {checkpoint.resolve()}: ")
+    write_timm(small_vit(seed=4), tmp_path / "encoder", GREY, architecture=NAME)
+    assert same(load_encoder(str(tmp_path)).vit, small_vit(seed=4))
+    assert same(load_encoder(str(tmp_path), teacher="reconstruction_teacher").vit, small_vit(seed=4))
+    assert same(load_encoder(str(tmp_path), teacher="student").vit, small_vit(seed=1))
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no weights", "bad manifest", "no settings"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
     checkpoint = write_run(tmp_path, small_vit(), small_vit())

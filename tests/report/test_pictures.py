@@ -14,8 +14,10 @@ from tutelage.decoder import DecoderSettings
 from tutelage.encoder import BackboneSettings, build_vit
 from tutelage.heads import HeadSettings
 from tutelage.method import MethodSettings
+from tutelage.methods.lomar import LoMaRSettings
 from tutelage.methods.mae import MAESettings
 from tutelage.methods.pseudomae import PseudoMAESettings
+from tutelage.methods.rc_mae import RCMAESettings
 from tutelage.methods.sdae import SdAESettings
 from tutelage.methods.supervised import SupervisedSettings
 from tutelage.pictures import (
@@ -129,6 +131,8 @@ STEPS: dict[str, tuple[MethodSettings, set[str]]] = {
         PseudoMAESettings(decoder=DECODER, head=HeadSettings(prototypes=8, hidden=16, bottleneck=8)),
         {"tokens.png", "prototypes.png"},
     ),
+    "rc_mae": (RCMAESettings(decoder=DECODER), {"reconstruction.png"}),
+    "lomar": (LoMaRSettings(window=3, num_windows=2), {"reconstruction.png"}),
     "supervised": (SupervisedSettings(), set()),
 }
 
@@ -141,11 +145,11 @@ def test_a_step_is_drawn(tmp_path: Path, name: str, channels: int) -> None:
         name="vit_tiny_patch16_224", image_size=(16, 24), patch_size=(4, 6), width=16, depth=1, heads=2
     )
     method = settings.build(build_vit(backbone, channels), num_classes=3)
-    views = len(method.streams["train"].views)
+    stream = method.streams["train"]
     batch = {
         "train": Batch(
-            tuple(torch.randn(5, channels, 16, 24) for _ in range(views)),
-            tuple(torch.rand(5, 16) for _ in range(views)),
+            tuple(torch.randn(5, channels, 16, 24) for _ in range(len(stream.views))),
+            tuple(torch.rand(5, 16) for _ in range(stream.num_keys)),
             torch.zeros(5, dtype=torch.long),
             torch.arange(5),
         )

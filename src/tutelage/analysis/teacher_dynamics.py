@@ -21,14 +21,14 @@ from tutelage.method import Method
 
 
 def consistency_gradient(
-    student: Float[Tensor, "o d"], teacher: Float[Tensor, "o d"], x: Float[Tensor, "d"]
+    student: Float[Tensor, "o d"], teacher: Float[Tensor, "o d"], x: Float[Tensor, " d"]
 ) -> Float[Tensor, "o d"]:
     """The gradient of |S x - T x|^2 / 2 by S: (S - T) x x^T."""
     return torch.outer((student - teacher) @ x, x)
 
 
 def consistency_gradient_by_similarity(
-    errors: Float[Tensor, "t o"], features: Float[Tensor, "t d"], x: Float[Tensor, "d"], *, momentum: float, lr: float
+    errors: Float[Tensor, "t o"], features: Float[Tensor, "t d"], x: Float[Tensor, " d"], *, momentum: float, lr: float
 ) -> Float[Tensor, "o d"]:
     """The same gradient after t steps of gradient descent, from nothing but what those steps saw (Proposition 4.1).
 
@@ -61,9 +61,9 @@ def gradient_cosine(
 class Correction(NamedTuple):
     """What the consistency loss of each probe does to the update that was made last."""
 
-    similarity: Float[Tensor, "n"]
+    similarity: Float[Tensor, " n"]
     """Cosine between the student's class tokens of the probe and of the picture that made the update."""
-    along: Float[Tensor, "n"]
+    along: Float[Tensor, " n"]
     """How much of that update a descent step on the consistency loss adds, a unit of learning rate: below 0 takes back."""
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -96,10 +97,15 @@ class RunSettings(Settings, Generic[M]):
         return pair(self.backbone.patch_size or own_patch_size(self.backbone.name))
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        (h, w), (ph, pw) = self.backbone.size, self.patch
+        return h // ph, w // pw
+
+    @property
     def num_patches(self) -> int:
         """Patches of a picture."""
-        (h, w), (ph, pw) = self.backbone.size, self.patch
-        return (h // ph) * (w // pw)
+        return math.prod(self.grid)
 
     @property
     def lr(self) -> float:
@@ -129,7 +135,7 @@ class RunSettings(Settings, Generic[M]):
                 "Every process takes the same number of pictures in every pass.",
                 f"Use a batch_size of {max(1, round(self.batch_size / (world * micro))) * world * micro}.",
             )
-        self.method.check(self.num_patches, world * micro)
+        self.method.check(self.grid, world * micro)
 
     def too_large(self, error: Exception) -> MachineError:
         """What to say and to try when the memory is full (`error`): fewer pictures a pass, the batch as it is."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import timm
 import torch
 from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer
@@ -14,7 +13,7 @@ from tutelage.data.decode import to_channels
 from tutelage.data.index import Pictures, Statistics
 from tutelage.data.reading import Unreadable
 from tutelage.data.streams import eval_batches
-from tutelage.encoder import fix_positions, grid_of, initialise
+from tutelage.encoder import create_vit, fix_positions, grid_of, initialise, is_relative
 from tutelage.errors import DataError
 from tutelage.export import Encoder, model_arguments
 
@@ -37,7 +36,7 @@ class Features(NamedTuple):
 
     cls: Float[Tensor, "n d"]
     mean: Float[Tensor, "n d"]
-    labels: Int[Tensor, "n"]
+    labels: Int[Tensor, " n"]
 
 
 def features(
@@ -96,7 +95,7 @@ def untrained(encoder: Encoder, seed: int = 0) -> Encoder:
     device = next(encoder.vit.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vit = timm.create_model(encoder.architecture, pretrained=False, num_classes=0, **arguments)
+        vit = create_vit(encoder.architecture, relative=is_relative(encoder.vit), **arguments)
         initialise(vit)
     if _takes_sincos(vit):
         fix_positions(vit)

@@ -58,8 +58,8 @@ class MAESettings(Settings):
 class CachedHeads(NamedTuple):
     """One linear classifier for each learning rate, on standardised features."""
 
-    mean: Float[Tensor, "d"]
-    std: Float[Tensor, "d"]
+    mean: Float[Tensor, " d"]
+    std: Float[Tensor, " d"]
     weight: Float[Tensor, "d gk"]
     bias: Float[Tensor, "g k"]
 
@@ -74,7 +74,7 @@ class CachedHeads(NamedTuple):
 
 
 def train_cached(
-    x: Float[Tensor, "n d"], labels: Int[Tensor, "n"], num_classes: int, settings: CachedSettings
+    x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, settings: CachedSettings
 ) -> CachedHeads:
     """Linear classifiers by SGD with momentum and a cosine to 0, without weight decay, one for each learning rate.
 
@@ -114,7 +114,7 @@ def score_cached(split: Split, num_classes: int, settings: CachedSettings) -> Sc
     return Score(rates[best], on_test, {"learning_rate": settings.learning_rates[best]})
 
 
-def share(predicted: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> float:
+def share(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Share of pictures whose class is predicted."""
     return float((predicted == labels).double().mean())
 

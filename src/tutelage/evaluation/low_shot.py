@@ -50,7 +50,7 @@ def refuse_small_classes(pictures: Pictures, settings: LowShotSettings) -> None:
         )
 
 
-def draw(labels: Int[Tensor, "n"], shots: int, seed: int, number: int) -> Int[Tensor, "classes {shots}"]:
+def draw(labels: Int[Tensor, " n"], shots: int, seed: int, number: int) -> Int[Tensor, "classes {shots}"]:
     """Places of `shots` pictures of each class, in the order of the classes; fewer shots are its first columns.
 
     A function of (seed, number of the draw, place) alone. Every class must have `shots` pictures.

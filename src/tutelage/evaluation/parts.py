@@ -34,7 +34,7 @@ class Labelled(NamedTuple):
     """One kind of feature of one part."""
 
     x: Float[Tensor, "n d"]
-    y: Int[Tensor, "n"]
+    y: Int[Tensor, " n"]
 
 
 class Split(NamedTuple):

@@ -1,6 +1,7 @@
 """MAE (He et al., CVPR 2022, arXiv:2111.06377): rebuild the pixels of hidden patches from the visible ones."""
 
-from typing import ClassVar, Literal
+import math
+from typing import Literal
 
 from timm.models.vision_transformer import VisionTransformer
 
@@ -25,9 +26,9 @@ class MAESettings(MethodSettings):
     """Standardise the pixels of each target patch (4.1, Table 1d)."""
     decoder: DecoderSettings = DecoderSettings()
 
-    def check(self, num_patches: int, pictures: int) -> None:
+    def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse a mask that leaves nothing to see or to rebuild."""
-        check_mask(num_patches, self.mask_ratio)
+        check_mask(math.prod(grid), self.mask_ratio)
         self.decoder.check()
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "MAE":
@@ -38,14 +39,17 @@ class MAESettings(MethodSettings):
 class MAE(Method):
     """Masked autoencoder."""
 
-    streams: ClassVar[dict[str, Stream]] = {"train": Stream(views=("simple",))}
-
     def __init__(self, settings: MAESettings, vit: VisionTransformer) -> None:
         super().__init__()
         self.settings = settings
         self.student = vit
         (ph, pw), channels = patch_of(vit), vit.patch_embed.proj.in_channels
         self.decoder = Decoder(settings.decoder, width_in=vit.embed_dim, out=ph * pw * channels, grid=grid_of(vit))
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view, one mask."""
+        return {"train": Stream(views=("simple",))}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Mean over hidden patches of the squared error of their (standardised) pixels."""

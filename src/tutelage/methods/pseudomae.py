@@ -4,8 +4,9 @@ Where the paper's text contradicts itself or is silent, the reading taken is nam
 pseudomae.md (A1 to A30), and those that change results are settings.
 """
 
+import math
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -113,8 +114,9 @@ class PseudoMAESettings(MethodSettings):
         folds = 1 if self.sinkhorn_scope == "per_fold" else self.label_folds
         return {"class": pictures * folds, "patch": pictures * patches * folds // self.label_folds}
 
-    def check(self, num_patches: int, pictures: int) -> None:
+    def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse masks, folds and numbers of prototypes that do not fit."""
+        num_patches = math.prod(grid)
         check_mask(num_patches, self.mask_ratio)
         check_folds(num_patches, self.mask_ratio, self.folds)
         self.decoder.check()
@@ -167,8 +169,6 @@ class Labels(NamedTuple):
 class PseudoMAE(Method):
     """Masked autoencoder with a labelling and a reconstruction teacher."""
 
-    streams: ClassVar[dict[str, Stream]] = {"train": Stream(views=("simple", "complex"))}
-
     def __init__(self, settings: PseudoMAESettings, vit: VisionTransformer) -> None:
         super().__init__()
         s = self.settings = settings
@@ -185,6 +185,11 @@ class PseudoMAE(Method):
             self.head = ProjectionHead(head, vit.embed_dim)
         if s.labels or single:
             self.labelling_teacher = EMATeacher(s.labelling_teacher, **self._labelling_students())
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """A view for the student and the reconstruction teacher, one for the labelling teacher."""
+        return {"train": Stream(views=("simple", "complex"))}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """lambda_m L_m + lambda_c L_c + lambda_p L_p (eq. 5), on the decoder's outputs for the hidden patches."""

@@ -4,7 +4,8 @@ The teacher is a whole masked autoencoder, encoder and decoder, that follows the
 as the student does, and what it rebuilds is what the student is to rebuild too, beside the pixels themselves.
 """
 
-from typing import ClassVar, Literal
+import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -40,9 +41,9 @@ class RCMAESettings(MethodSettings):
     hands_on: Literal["consistency_teacher", "student"] = "consistency_teacher"
     """Whose encoder the run is judged by and exports: the teacher's, as published, or the student's."""
 
-    def check(self, num_patches: int, pictures: int) -> None:
+    def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse a mask that leaves nothing to see or to rebuild."""
-        check_mask(num_patches, self.mask_ratio)
+        check_mask(math.prod(grid), self.mask_ratio)
         self.decoder.check()
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "RCMAE":
@@ -53,8 +54,6 @@ class RCMAESettings(MethodSettings):
 class RCMAE(Method):
     """Reconstruction-consistent masked autoencoder."""
 
-    streams: ClassVar[dict[str, Stream]] = {"train": Stream(views=("simple",), masks=2)}
-
     def __init__(self, settings: RCMAESettings, vit: VisionTransformer) -> None:
         super().__init__()
         self.settings = settings
@@ -63,16 +62,22 @@ class RCMAE(Method):
         self.decoder = Decoder(settings.decoder, width_in=vit.embed_dim, out=ph * pw * channels, grid=grid_of(vit))
         self.consistency_teacher = EMATeacher(settings.consistency_teacher, encoder=vit, decoder=self.decoder)
 
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view, and a mask; another for the teacher where it has its own."""
+        return {"train": Stream(views=("simple",), masks=1 if self.settings.teacher_mask == "same" else 2)}
+
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """L_r + gamma L_c: squared errors of the hidden patches to the pixels, and to what the teacher rebuilds."""
         s = self.settings
-        (x,), (keys, other_keys) = batch["train"].views, batch["train"].keys
-        mask = random_mask(keys, s.mask_ratio)
+        (x,), keys = batch["train"].views, batch["train"].keys
+        mask = random_mask(keys[0], s.mask_ratio)
+        theirs = mask if s.teacher_mask == "same" else random_mask(keys[1], s.mask_ratio)
 
         y = self.decoder(encode(self.student, x, mask.ids_keep), mask).patches  # [b, n, p]
         t = patchify(x, patch_of(self.student))
         t = mask.hidden(standardise(t) if s.norm_pix else t)
-        c = mask.hidden(self._rebuilt(x, mask if s.teacher_mask == "same" else random_mask(other_keys, s.mask_ratio)))
+        c = mask.hidden(self._rebuilt(x, theirs))
 
         parts = {"reconstruction": masked_mse(mask.hidden(y), t), "consistency": masked_mse(mask.hidden(y), c)}
         loss = total(parts, {"reconstruction": 1.0, "consistency": s.consistency_weight})

@@ -1,6 +1,7 @@
 """SdAE (Chen et al., ECCV 2022, arXiv:2208.00449): rebuild the tokens that an EMA teacher sees in the hidden patches."""
 
-from typing import ClassVar, Literal
+import math
+from typing import Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -36,8 +37,9 @@ class SdAESettings(MethodSettings):
     )
     decoder: DecoderSettings = DecoderSettings()
 
-    def check(self, num_patches: int, pictures: int) -> None:
+    def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse masks and folds that do not fit."""
+        num_patches = math.prod(grid)
         check_mask(num_patches, self.mask_ratio)
         check_folds(num_patches, self.mask_ratio, self.folds)
         self.decoder.check()
@@ -50,14 +52,17 @@ class SdAESettings(MethodSettings):
 class SdAE(Method):
     """Self-distillated masked autoencoder."""
 
-    streams: ClassVar[dict[str, Stream]] = {"train": Stream(views=("simple",))}
-
     def __init__(self, settings: SdAESettings, vit: VisionTransformer) -> None:
         super().__init__()
         self.settings = settings
         self.student = vit
         self.decoder = Decoder(settings.decoder, width_in=vit.embed_dim, out=vit.embed_dim, grid=grid_of(vit))
         self.reconstruction_teacher = EMATeacher(settings.reconstruction_teacher, encoder=vit)
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view, one mask."""
+        return {"train": Stream(views=("simple",))}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """1 - mean cosine between predicted and standardised teacher tokens of the hidden patches."""

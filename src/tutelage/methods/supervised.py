@@ -3,7 +3,7 @@
 The same encoder, pictures, views, optimiser and run as the other methods, with a linear classifier and no mask.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -28,7 +28,7 @@ class SupervisedSettings(MethodSettings):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each label spread evenly over all classes; none by default, 0.1 is usual from scratch (DeiT)."""
 
-    def check(self, num_patches: int, pictures: int) -> None:
+    def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Any number of patches and pictures will do."""
 
     def check_classes(self, data: str, shown: int) -> None:
@@ -51,8 +51,6 @@ class SupervisedSettings(MethodSettings):
 class Supervised(Method):
     """An encoder that learns from labels."""
 
-    streams: ClassVar[dict[str, Stream]] = {"train": Stream(views=("simple",))}
-
     def __init__(self, settings: SupervisedSettings, vit: VisionTransformer, num_classes: int) -> None:
         super().__init__()
         self.settings = settings
@@ -60,6 +58,11 @@ class Supervised(Method):
         self.head = nn.Linear(vit.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view."""
+        return {"train": Stream(views=("simple",))}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Mean cross-entropy of the pictures that have a label."""
@@ -72,7 +75,7 @@ class Supervised(Method):
         return Output(loss, {"cross_entropy": loss}, seen(logits=logits, labels=labels))
 
 
-def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, "b"], smoothing: float = 0.0) -> Float[Tensor, ""]:
+def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"], smoothing: float = 0.0) -> Float[Tensor, ""]:
     """Mean over pictures with a label y >= 0 of - sum_c q_c log softmax(logits)_c, q = (1 - s) onehot(y) + s / classes.
 
     0, with a gradient of zeros, where no picture has a label. Computed in at least float32.
