@@ -97,7 +97,7 @@ def pretrain(recipe: str, data: str, out: str | Path | None = None, *, quiet: bo
 def settings_for(recipe: str, **changes: Any) -> RunSettings[Any]:
     """The settings of a recipe with `changes`, nested ones as dictionaries. Raises SettingsError."""
     values = merged(recipes.load(recipe).model_dump(), changes)
-    kind = settings_class(values["method"]["name"])
+    kind = settings_class(values["method"])
     try:
         return kind.model_validate(values)
     except ValidationError as error:

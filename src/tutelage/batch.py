@@ -1,11 +1,13 @@
 """What travels from the data to a method: `Stream` says what a method needs, `Batch` is what it gets."""
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from tutelage.errors import SettingsError
 
 
 class Stream(NamedTuple):
@@ -14,11 +16,29 @@ class Stream(NamedTuple):
     views: tuple[str, ...]
     masks: int = 0
     """Rows of mask keys for each picture; one for each view when 0."""
+    labels: Literal["any", "known", "unknown"] = "any"
+    """Whether its pictures are those with a label, those without, or all."""
+    share: int = 1
+    """Its part of a batch: that much of the sum of all streams' shares."""
 
     @property
     def num_keys(self) -> int:
         """Rows of mask keys for each picture."""
         return self.masks or len(self.views)
+
+
+def shared_out(batch_size: int, streams: dict[str, Stream]) -> dict[str, int]:
+    """How many pictures of a batch each stream gets, by their shares. Raises SettingsError where they do not divide it."""
+    parts = sum(stream.share for stream in streams.values())
+    if batch_size % parts:
+        shares = " + ".join(f"{stream.share} {name}" for name, stream in streams.items())
+        raise SettingsError(
+            "C-25",
+            f"batch_size {batch_size} is no multiple of {parts} = {shares}.",
+            "Every step takes pictures of each stream in these shares.",
+            f"Use a batch_size of {max(1, round(batch_size / parts)) * parts}.",
+        )
+    return {name: batch_size // parts * stream.share for name, stream in streams.items()}
 
 
 @dataclass(frozen=True)

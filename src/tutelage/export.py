@@ -96,7 +96,7 @@ def _write_folder(
         "input_size": [arguments["in_chans"], *size],
         "fixed_input_size": True,
         "interpolation": "bicubic",
-        "crop_pct": 224 / 256 if min(size) >= 96 else 1.0,  # as data.views.eval_view crops
+        "crop_pct": 224 / 256 if min(size) >= 96 else 1.0,  # as data.crops.eval_view crops
         "crop_mode": "center",
         "mean": list(statistics.mean),
         "std": list(statistics.std),

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,3 +49,12 @@ def soft_cross_entropy(
 def entropy(target: Float[Tensor, "*b m"]) -> Float[Tensor, "*b"]:
     """- sum_c p_c log p_c of each row, in nats: the floor of the cross-entropy with that target."""
     return -torch.xlogy(target, target).sum(-1)
+
+
+def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"], smoothing: float = 0.0) -> Float[Tensor, ""]:
+    """Mean over pictures with a label y >= 0 of - sum_c q_c log softmax(logits)_c, q = (1 - s) onehot(y) + s / classes.
+
+    0, with a gradient of zeros, where no picture has a label. Computed in at least float32.
+    """
+    losses = F.cross_entropy(wide(logits), labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    return losses / (labels >= 0).sum().clamp(min=1)

@@ -87,7 +87,14 @@ def check_windows(grid: tuple[int, int], size: int, count: int, mask_ratio: floa
             "No two windows of a picture begin in one row or column.",
             f"Use at most {places} windows, or smaller ones.",
         )
-    check_mask(size * size, mask_ratio)
+    hidden = int(size * size * mask_ratio)
+    if not 0 < hidden < size * size:
+        raise SettingsError(
+            "N-05",
+            f"method.mask_ratio {mask_ratio} hides {hidden} of the {size * size} patches of a window.",
+            "There must be something to see and something to rebuild.",
+            "Use a mask_ratio nearer to 0.75, or a larger window.",
+        )
 
 
 def check_mask(num_patches: int, mask_ratio: float) -> None:

@@ -34,6 +34,11 @@ class MethodSettings(Settings, ABC):
 
     name: str
 
+    @property
+    @abstractmethod
+    def streams(self) -> dict[str, Stream]:
+        """The streams of pictures that the method needs, with their views and masks; an epoch is one pass over the first's."""
+
     @abstractmethod
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse settings that cannot work with a (rows, columns) of patches, or so many pictures a pass of all processes."""
@@ -55,11 +60,6 @@ class Method(nn.Module, ABC):
 
     student: VisionTransformer
 
-    @property
-    @abstractmethod
-    def streams(self) -> dict[str, Stream]:
-        """The streams of pictures that it needs, with their views and masks."""
-
     @abstractmethod
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """The loss of a micro-batch per stream. Must not depend on anything random that is not in `batch`, but drop path."""
@@ -71,6 +71,11 @@ class Method(nn.Module, ABC):
     def encoder(self) -> VisionTransformer:
         """The encoder that a run is judged by and hands on: the student, unless `settings.hands_on` names a teacher."""
         return self.student
+
+    @property
+    def masked(self) -> "Method":
+        """The method that the masks and targets of a step are of: this one, or a branch of it."""
+        return self
 
     @property
     def teachers(self) -> dict[str, EMATeacher]:

@@ -7,7 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,7 +163,8 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
     `reconstruction_loss`, `position_constant_loss`, `position_constant_share` (of the target, 0 to 1) · `class_loss`,
     `class_kl` (loss minus the entropy of its target), `class_gain` (ln m minus loss, nats better than a uniform guess),
     `class_prototype_entropy`, `class_prototypes_used`, and as many of `patch` · `distinct_matches` ·
-    `<teacher>_distance` · `cross_entropy`, `classifier_accuracy` of a classifier trained on labels.
+    `<teacher>_distance` · `cross_entropy`, `classifier_accuracy` of a classifier trained on labels · `sure_share`,
+    `sure_accuracy` of the labels that it guesses.
     """
     parts = {name: float(value.detach()) for name, value in output.parts.items()}
     values: dict[str, float] = {}
@@ -173,6 +174,8 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
         values |= _labels(kind, parts.get(kind), target, output.seen[f"{kind}_labels"])
     if "nearest" in output.seen and "patch_labels" in output.seen:
         values["distinct_matches"] = distinct_matches(output.seen["nearest"], output.seen["patch_labels"].shape[1])
+    if "guesses" in output.seen:
+        values |= _guessed(output.seen["guesses"], output.seen["sure"], output.seen["guessed_labels"])
     if "logits" in output.seen:
         values |= _classified(parts, output.seen["logits"], output.seen["labels"])
     return values | {f"{name}_distance": value for name, value in teacher_distance(method).items()}
@@ -185,7 +188,7 @@ def _constant(method: Method, seen: dict[str, Tensor], num_patches: int) -> dict
         loss = position_constant_mse(target, ids, num_patches)
         share = 1 - loss / max(1e-12, float(wide(target).var(unbiased=False)))
     else:
-        settings: Any = method.settings
+        settings: Any = method.masked.settings
         axis: CosAxis = getattr(settings, "cos_axis", "feature")
         folds = getattr(settings, "folds", 1)
         loss = position_constant_loss(target, ids, num_patches, axis=axis, folds=folds)
@@ -222,4 +225,13 @@ def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: I
     if not known.any():
         return {}
     right = logits[known].argmax(1) == labels[known]
-    return {"cross_entropy": parts["cross_entropy"], "classifier_accuracy": float(right.float().mean())}
+    loss = parts.get("cross_entropy", parts.get("labelled", math.nan))
+    return {"cross_entropy": loss, "classifier_accuracy": float(right.float().mean())}
+
+
+def _guessed(guesses: Int[Tensor, " b"], sure: Bool[Tensor, " b"], labels: Int[Tensor, " b"]) -> dict[str, float]:
+    """The share of guesses that count, and of those with a known label the share that is right."""
+    values, known = {"sure_share": float(sure.float().mean())}, sure & (labels >= 0)
+    if known.any():
+        values["sure_accuracy"] = float((guesses == labels)[known].float().mean())
+    return values

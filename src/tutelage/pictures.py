@@ -43,15 +43,16 @@ def draw_step(
     folder.mkdir(parents=True, exist_ok=True)
     if "ids_mask" not in output.seen:
         return []
-    x = denormalise(batch["train"].views[0], statistics)
+    plain = next(iter(batch.values())).views[0]  # the first view of the first stream is what is masked
+    x = denormalise(plain, statistics)
     seen = {name: tensor.float().cpu() for name, tensor in output.seen.items() if tensor.is_floating_point()}
     ids = output.seen["ids_mask"].cpu()
     patch, grid = patch_of(method.student), grid_of(method.student)
     paths = []
     if "pixels" in seen:
-        settings: Any = method.settings
+        settings: Any = method.masked.settings
         norm_pix = bool(settings.norm_pix)
-        normal = batch["train"].views[0].float().cpu()
+        normal = plain.float().cpu()
         rebuilt = denormalise(rebuild(normal, seen["pixels"], ids, patch, grid, norm_pix=norm_pix), statistics)
         unseen = output.seen["unseen"].cpu() if "unseen" in output.seen else None
         drawn = reconstruction_grid(x, rebuilt, ids, grid, norm_pix=norm_pix, unseen=unseen)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tutelage.batch import Batch, Stream
+from tutelage.data.crops import eval_view
 from tutelage.data.index import ArraySource, Pictures
 from tutelage.data.streams import PictureStream, batches, eval_batches
-from tutelage.data.views import ViewsSettings, eval_view
+from tutelage.data.views import ViewsSettings
 from tutelage.errors import DataError, SettingsError
 
 from .pictures_on_disk import damage, fill

@@ -9,8 +9,9 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from tutelage.data.crops import eval_view, random_box
 from tutelage.data.order import Draws, mix
-from tutelage.data.views import ComplexView, SimpleView, ViewsSettings, eval_view, random_box
+from tutelage.data.views import ComplexView, SimpleView, ViewsSettings
 
 
 def picture(channels: int = 3, height: int = 40, width: int = 50, seed: int = 0) -> torch.Tensor:

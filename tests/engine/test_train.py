@@ -29,7 +29,9 @@ def setting(method: str, dtype: torch.dtype = torch.float32, **changes):
     built.to(dtype)
     mean, std = (torch.tensor(values, dtype=dtype) for values in statistics)
     numerics = Numerics(torch.device("cpu"), dtype, None, mean, std)
-    stream = PictureStream(data.train, built.streams["train"], settings.views, (16, 16), settings.num_patches, 0)
+    stream = PictureStream(
+        data.train, settings.method.streams["train"], settings.views, (16, 16), settings.num_patches, 0
+    )
     clock = Clock(batch_size=settings.batch_size, num_pictures=len(data.train), total_steps=80)
     return settings, built, build_optimizer(built, settings.optim), numerics, stream, clock
 
@@ -74,7 +76,7 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch() -> None:
         parts = np.split(np.arange(32), count)
         results.append(
             (
-                step(method, optimizer, [stream.batch(p) for p in parts], clock, settings, numerics),
+                step(method, optimizer, [{"train": stream.batch(p)} for p in parts], clock, settings, numerics),
                 torch.cat([p.detach().flatten() for p in method.parameters()]),
             )
         )
@@ -92,7 +94,7 @@ def test_numbers_that_are_not_finite_reach_neither_weights_nor_teachers(poison: 
     else:
         method.student.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    result = step(method, optimizer, [stream.batch(np.arange(32))], clock, settings, numerics)
+    result = step(method, optimizer, [{"train": stream.batch(np.arange(32))}], clock, settings, numerics)
     method.after_step(clock.tick(applied=result.applied))
     assert not result.applied
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())

@@ -110,8 +110,11 @@ def test_windows_that_do_not_fit_are_refused() -> None:
         lomar(window=9).check(GRID, 2)
     with pytest.raises(SettingsError, match="can begin in 2 rows or columns only"):
         lomar(window=7, num_windows=4).check(GRID, 2)
-    with pytest.raises(SettingsError, match="leaves 0 of 4 patches visible"):
-        lomar(window=2, mask_ratio=0.8).check(GRID, 2)
+    lomar(window=2, mask_ratio=0.8).check(GRID, 2)  # 3 of 4 are hidden
+    with pytest.raises(SettingsError, match="hides 0 of the 4 patches of a window"):
+        lomar(window=2, mask_ratio=0.2).check(GRID, 2)
+    with pytest.raises(SettingsError, match="hides 0 of the 1 patches of a window"):
+        lomar(window=1).check(GRID, 2)
 
 
 # --- relative positions -----------------------------------------------------------------------------------------------

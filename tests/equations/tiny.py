@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from tutelage.batch import Batch
+from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
 from tutelage.decoder import DecoderSettings
 from tutelage.encoder import BackboneSettings, build_vit
@@ -17,6 +17,7 @@ from tutelage.methods.mae import MAESettings
 from tutelage.methods.pseudomae import PseudoMAESettings
 from tutelage.methods.rc_mae import RCMAESettings
 from tutelage.methods.sdae import SdAESettings
+from tutelage.methods.semi_mae import SemiMAESettings
 
 IMAGE, PATCH, WIDTH, DEPTH, HEADS = 64, 8, 48, 2, 4
 PATCHES, VISIBLE, HIDDEN, FOLDS, PROTOTYPES = 64, 16, 48, 3, 64
@@ -42,10 +43,10 @@ def shake(module: torch.nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
 
 
-def build(settings: MethodSettings, *, trained: bool = True, **backbone: Any) -> Method:
+def build(settings: MethodSettings, *, trained: bool = True, num_classes: int = 0, **backbone: Any) -> Method:
     """A method in float64; student and teachers differ from each other unless `trained` is False."""
     settings.check(GRID, 8)
-    method = settings.build(tiny_vit(**backbone)).double()
+    method = settings.build(tiny_vit(**backbone), num_classes).double()
     if trained:
         shake(method)
     return method
@@ -61,6 +62,13 @@ def sdae(**changes: Any) -> SdAESettings:
 
 def rc_mae(**changes: Any) -> RCMAESettings:
     return RCMAESettings(**{"decoder": DECODER, **changes})
+
+
+def semi_mae(**changes: Any) -> SemiMAESettings[Any]:
+    branch = changes.pop("branch", mae())
+    return SemiMAESettings[type(branch) if branch else MAESettings](  # type: ignore[misc]
+        **{"branch": branch, "warmup_epochs": 0, "unlabelled_ratio": 2, "threshold": 0.2, **changes}
+    )
 
 
 def lomar(**changes: Any) -> LoMaRSettings:
@@ -81,14 +89,17 @@ def keys(b: int = 2, seed: int = 2) -> Tensor:
 
 def batch(method: Method, b: int = 2, seed: int = 1) -> dict[str, Batch]:
     """A batch with as many views and masks as the method asks for, every view with pictures of its own."""
-    stream = method.streams["train"]
-    one = Batch(
+    return {"train": batch_of(method.settings.streams["train"], b, seed)}
+
+
+def batch_of(stream: Stream, b: int = 2, seed: int = 1) -> Batch:
+    """A batch of one stream, without labels."""
+    return Batch(
         views=tuple(pictures(b, 10 * seed + view) for view in range(len(stream.views))),
         keys=tuple(keys(b, 10 * seed + 5 + i) for i in range(stream.num_keys)),
         labels=torch.full((b,), -1),
         indices=torch.arange(b),
     )
-    return {"train": one}
 
 
 def patch_pixels(grid: Tensor, ids: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from states import rewritten, short_run
 
 from small_runs import tiny
+from tutelage.batch import Stream
 from tutelage.data.index import open_data
-from tutelage.data.order import permute
-from tutelage.data.streams import PictureStream, batches
+from tutelage.data.order import mix, permute
 from tutelage.engine import chain as chains
 from tutelage.engine.chain import DataChain, Links
-from tutelage.engine.pretrain import build
+from tutelage.engine.feeds import open_feeds
 from tutelage.errors import CheckpointError
 
 
@@ -44,7 +44,7 @@ def test_a_data_chain_of_other_pictures_is_refused(finished: Path, tmp_path: Pat
 
 def test_a_run_that_skips_or_repeats_a_batch_is_found_out_when_it_goes_on(tmp_path: Path, monkeypatch) -> None:
     """The chain is of the batches that were trained on, and not of those that should have been."""
-    from tutelage.engine import pretrain as engine
+    from tutelage.engine import feeds as engine
 
     real = engine.batches
     for number, order in enumerate(([0, 1, 1, 3], [0, 2, 3, 4], [0, 1, 2, 4])):
@@ -75,26 +75,31 @@ def link(position: int, picture: int) -> int:
 
 @pytest.mark.parametrize(("world", "micro_batches"), [(1, 1), (2, 1), (4, 2)])
 def test_the_chain_is_the_sum_of_links_on_any_number_of_processes(world: int, micro_batches: int) -> None:
-    settings = tiny("mae", batch_size=96)
+    settings = tiny("mae", batch_size=96, seed=3)
     data = open_data("digits")
-    method, *_ = build(settings, data)
+    streams = {"first": Stream(("simple",), share=2), "second": Stream(("simple",), labels="known")}
     pictures = data.train.subset(np.arange(70))
-    stream = PictureStream(pictures, method.streams["train"], settings.views, (16, 16), settings.num_patches, seed=3)
+    feeds = open_feeds(streams, pictures, settings)
+    other = mix(3, "stream", "second") % 2**63
     total = 0
     for rank in range(world):
         chain = DataChain()
-        source = batches(
-            stream, first_step=0, last_step=3, batch_size=96, micro_batches=micro_batches, rank=rank, world=world
-        )
-        seen = [int(i) for step in chain.follow(source) for batch in step for i in batch.indices]
+        source = feeds.steps(0, 3, micro_batches=micro_batches, rank=rank, world=world)
+        seen = [
+            int(i) for step in chain.follow(source) for batch in step for part in batch.values() for i in part.indices
+        ]
         assert len(seen) == 3 * 96 // world
         total += int(chain.at(3, torch.device("cpu")).digest, 16)
-    expected = sum(link(p, int(permute(np.array([p % 70]), 70, 3, p // 70)[0])) for p in range(3 * 96))
+    expected = sum(
+        link(p, int(permute(np.array([p % 70]), 70, seed, p // 70)[0]))
+        for seed, count in ((3, 64), (other, 32))
+        for p in range(3 * count)
+    )
     assert total % 2**64 == expected % 2**64
     links = Links(digest=f"{total % 2**64:016x}", before_step=0, before="0" * 16)
-    assert links.differs(3, 96, 70, seed=3) is None
-    assert links.differs(3, 96, 70, seed=4) is not None
-    assert links.differs(2, 96, 70, seed=3) is not None
+    assert links.differs(3, feeds) is None
+    assert links.differs(2, feeds) is not None
+    assert links.differs(3, open_feeds(streams, pictures, settings.model_copy(update={"seed": 4}))) is not None
 
 
 def test_two_pictures_that_change_places_make_another_chain() -> None:

@@ -40,7 +40,7 @@ def small_vit() -> nn.Module:
 
 def step_of(method: Method, b: int = 6) -> Output:
     torch.manual_seed(1)
-    views = len(method.streams["train"].views)
+    views = len(method.settings.streams["train"].views)
     batch = Batch(
         tuple(torch.randn(b, 1, 16, 16) for _ in range(views)),
         tuple(torch.rand(b, 16) for _ in range(views)),

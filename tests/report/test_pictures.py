@@ -145,7 +145,7 @@ def test_a_step_is_drawn(tmp_path: Path, name: str, channels: int) -> None:
         name="vit_tiny_patch16_224", image_size=(16, 24), patch_size=(4, 6), width=16, depth=1, heads=2
     )
     method = settings.build(build_vit(backbone, channels), num_classes=3)
-    stream = method.streams["train"]
+    stream = settings.streams["train"]
     batch = {
         "train": Batch(
             tuple(torch.randn(5, channels, 16, 24) for _ in range(len(stream.views))),

@@ -15,6 +15,7 @@ from tutelage.data import named
 from tutelage.data.duplicates import shared
 from tutelage.data.found import Found, open_files
 from tutelage.data.idx import read_idx_folder
+from tutelage.data.labels import few, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
@@ -58,14 +59,34 @@ class Statistics(NamedTuple):
     std: tuple[float, ...]
 
 
-def open_data(data: str, *, holdout: float = 0.1, cache: Path | None = None) -> Data:
+def open_data(
+    data: str, *, holdout: float = 0.1, labels: str | None = None, seed: int = 0, cache: Path | None = None
+) -> Data:
     """The set that `data` names: a named set, a folder (of pictures, or of idx files), a list (.txt) or a table (.csv).
 
     A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
     of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
     besides its test part. Both are functions of names and labels alone. `cache` is where named sets are kept,
-    and what was seen of large ones. Raises DataError D-01 to D-22.
+    and what was seen of large ones. `labels` are those of a table (labels.csv) instead of the set's own, or as many
+    ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. Raises DataError D-01 to D-24,
+    SettingsError C-14.
     """
+    table = Path(labels).expanduser() if labels and is_table(labels) else None
+    whole = _opened(data, holdout, table, cache)
+    if labels is None or table is not None:
+        return whole
+    train = few(whole.train, labels, seed)
+    known, of = int((train.labels >= 0).sum()), int((whole.train.labels >= 0).sum())
+    note = f"{known:,} of {of:,} training labels are used; the other training pictures count as unlabelled"
+    return replace(
+        whole,
+        train=train,
+        found=replace(whole.found, notes=(*whole.found.notes, note)),
+        fingerprint=fingerprint_with(whole.fingerprint, train),
+    )
+
+
+def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -> Data:
     path = Path(data).expanduser()
     opened: Listing | Arrays
     if arrays := read_idx_folder(path):
@@ -75,7 +96,11 @@ def open_data(data: str, *, holdout: float = 0.1, cache: Path | None = None) -> 
     else:
         name, opened = data, named.open_named(data, cache or named.cache_folder())
     if isinstance(opened, Listing):
-        return _open_listing(name, opened, holdout, cache)
+        return _open_listing(name, labelled_by(opened, table) if table else opened, holdout, cache)
+    if table:
+        raise DataError(
+            "D-24", f"{data} is no folder or list of pictures whose files {table} could name.", todo="Use --labels N."
+        )
     source = opened.source
     found = Found(
         len(source), Counter({source.size: len(source)}), Counter(["uint8"]), source.channels, notes=opened.notes

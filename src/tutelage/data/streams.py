@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.batch import Batch, Stream
+from tutelage.data.crops import eval_view
 from tutelage.data.index import Pictures
 from tutelage.data.order import Draws, links, mix, permute
-from tutelage.data.views import ComplexView, SimpleView, ViewsSettings, eval_view
+from tutelage.data.views import ViewsSettings
 from tutelage.errors import SettingsError, nearest
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class PictureStream:
         num_patches: int,
         seed: int,
     ) -> None:
-        known: dict[str, SimpleView | ComplexView] = {"simple": views.simple, "complex": views.complex}
+        known = views.by_name
         for name in stream.views:
             if name not in known:
                 raise SettingsError("S-30", f"no view is called '{name}'.", todo=nearest(name, known))
@@ -51,7 +52,7 @@ class PictureStream:
         self._names = stream.views
         self._views = tuple(known[name] for name in stream.views)
         self._num_keys = stream.num_keys
-        self._size, self._num_patches, self._seed = size, num_patches, seed
+        self._size, self._num_patches, self.seed = size, num_patches, seed
 
     def batch(self, positions: NDArray[np.int64]) -> Batch:
         """The batch at `positions`, counted in pictures since the start of the run."""
@@ -59,17 +60,17 @@ class PictureStream:
         chosen = np.empty_like(places)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            chosen[here] = permute(places[here], len(self.pictures), self._seed, int(epoch))
+            chosen[here] = permute(places[here], len(self.pictures), self.seed, int(epoch))
         batch = _collate([self._sample(*map(int, row)) for row in zip(chosen, epochs, places, strict=True)])
         return replace(batch, links=torch.from_numpy(links(positions, chosen).view(np.int64)))
 
     def _sample(self, i: int, epoch: int, place: int) -> _Sample:
         number, picture = self.pictures.fetch(i)
         views = tuple(
-            view(picture, self._size, Draws(mix(self._seed, name, k, epoch, place)))
+            view(picture, self._size, Draws(mix(self.seed, name, k, epoch, place)))
             for k, (name, view) in enumerate(zip(self._names, self._views, strict=True))
         )
-        draws = (Draws(mix(self._seed, "keys", k, epoch, place)) for k in range(self._num_keys))
+        draws = (Draws(mix(self.seed, "keys", k, epoch, place)) for k in range(self._num_keys))
         keys = tuple(draw.uniforms(self._num_patches) for draw in draws)
         return _Sample(views, keys, int(self.pictures.labels[number]), number)
 

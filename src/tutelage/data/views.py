@@ -1,18 +1,19 @@
-"""What is drawn from a picture: MAE's simple view, DINO's complex view, and the plain one of evaluations.
+"""What is drawn from a picture: MAE's simple view, DINO's complex view, and the weak and strong ones of FixMatch.
 
 Every parameter is drawn from `Draws`, so a view is a pure function of the picture and the draws' seed.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from tutelage.config import NonNegative, Positive, Settings, Share
+from tutelage.data.crops import crop_and_flip
 from tutelage.data.order import Draws
+from tutelage.data.strong import StrongView
 
 _SMALLEST_SIGMA = 0.3  # the neighbour's weight, exp(-1 / 2 sigma^2), is then below 1/255: nothing to see
 
@@ -24,15 +25,6 @@ _ADJUST = {
 }
 _CHANGES = {1: ["brightness", "contrast"], 3: list(_ADJUST)}
 """By number of channels."""
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels inside a picture."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 class SimpleView(Settings):
@@ -47,7 +39,7 @@ class SimpleView(Settings):
 
     def __call__(self, picture: Tensor, size: tuple[int, int], draws: Draws) -> Tensor:
         """A view [c, H, W] of a picture [c, h, w], in its dtype; `size` is (H, W)."""
-        return _crop_and_flip(picture, size, draws, self.scale, self.ratio, self.flip)
+        return crop_and_flip(picture, size, draws, self.scale, self.ratio, self.flip)
 
 
 class ComplexView(Settings):
@@ -88,7 +80,7 @@ class ComplexView(Settings):
     def __call__(self, picture: Tensor, size: tuple[int, int], draws: Draws) -> Tensor:
         """A view [c, H, W] of a picture [c, h, w], in its dtype; `size` is (H, W)."""
         second = draws.integer(2) if self.transform == "mix" else int(self.transform) - 1
-        crop = _crop_and_flip(picture, size, draws, self.scale, self.ratio, self.flip)
+        crop = crop_and_flip(picture, size, draws, self.scale, self.ratio, self.flip)
         x = crop.float() / 255 if crop.dtype == torch.uint8 else crop
         in_colour = x.shape[0] == 3
         if draws.uniform() < self.jitter:
@@ -111,6 +103,9 @@ class ComplexView(Settings):
         return x
 
 
+View = SimpleView | ComplexView | StrongView
+
+
 class ViewsSettings(Settings):
     """How each view is drawn."""
 
@@ -118,57 +113,15 @@ class ViewsSettings(Settings):
     """MAE's view: crop and flip."""
     complex: ComplexView = ComplexView()
     """DINO's view: crop, flip, colours, blur, solarisation."""
+    weak: SimpleView = SimpleView(scale=(0.08, 1.0))
+    """What labels are learned and guessed from: crop and flip."""
+    strong: StrongView = StrongView()
+    """What guessed labels are learned from: crop, flip, RandAugment, erasing."""
 
-
-def eval_view(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of a picture [c, h, w] at `size` (H, W), in its dtype, with no randomness.
-
-    The picture is resized (bicubic, antialiased) until it just covers `size`, or 256/224 of it where `size` is at
-    least 96 on both sides, as ImageNet's evaluations do; then `size` is cut out of the middle. Sides are never
-    stretched.
-    """
-    margin = 256 / 224 if min(size) >= 96 else 1.0
-    _, height, width = picture.shape
-    factor = max(round(size[0] * margin) / height, round(size[1] * margin) / width)
-    covering = [max(wanted, int(side * factor + 1e-6)) for side, wanted in zip((height, width), size, strict=True)]
-    resized = _resize(picture, (covering[0], covering[1]))
-    top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
-    return resized[:, top : top + size[0], left : left + size[1]].contiguous()
-
-
-def random_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
-    """A crop by the rule of RandomResizedCrop: ten tries for area and ratio, then the largest central one allowed."""
-    for _ in range(10):
-        area = height * width * draws.uniform(*scale)
-        aspect = math.exp(draws.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 0 < h <= height and 0 < w <= width:
-            return Box(draws.integer(height - h + 1), draws.integer(width - w + 1), h, w)
-    aspect = min(max(width / height, ratio[0]), ratio[1])
-    h, w = max(1, min(height, round(width / aspect))), max(1, min(width, round(height * aspect)))
-    return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def _crop_and_flip(
-    picture: Tensor,
-    size: tuple[int, int],
-    draws: Draws,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    flip: float,
-) -> Tensor:
-    shape = size[1] / size[0]
-    _, height, width = picture.shape
-    box = random_box(height, width, scale, (ratio[0] * shape, ratio[1] * shape), draws)
-    crop = picture[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    view = _resize(crop, size)
-    return view.flip(-1) if draws.uniform() < flip else view
-
-
-def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic and antialiased; floats stay in 0..1, which a cubic may leave."""
-    resized = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True)[0]
-    return resized.clamp_(0, 1) if resized.is_floating_point() else resized
+    @property
+    def by_name(self) -> dict[str, View]:
+        """Each view by the name that streams ask for it."""
+        return {"simple": self.simple, "complex": self.complex, "weak": self.weak, "strong": self.strong}
 
 
 def _blurred(x: Tensor, sigma: float) -> Tensor:

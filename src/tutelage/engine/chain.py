@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from tutelage.batch import Batch
 from tutelage.config import NonNegativeInt, Settings
-from tutelage.data.order import chain
 from tutelage.distributed import all_sum
+from tutelage.engine.feeds import Feeds, Micro
 
 WHOLE = 1 << 22
 """Pictures up to which a run's chain is checked from its first step on; it takes about two seconds."""
@@ -31,14 +30,15 @@ class Links(Settings):
     before_step: NonNegativeInt
     before: str
 
-    def differs(self, step: int, batch_size: int, num_pictures: int, seed: int) -> str | None:
+    def differs(self, step: int, feeds: Feeds) -> str | None:
         """None where this is the chain of a run's steps up to `step`, else what it should be.
 
         Of runs longer than `WHOLE` pictures only the stretch since the checkpoint before is checked: computing an order
         again takes half a microsecond for each picture, three minutes for 300 epochs of ImageNet.
         """
-        first, digest = (0, 0) if step * batch_size <= WHOLE else (self.before_step, int(self.before, 16))
-        expected = (digest + chain(first * batch_size, step * batch_size, num_pictures, seed)) % 2**64
+        whole = step * feeds.batch_size <= WHOLE
+        first, digest = (0, 0) if whole else (self.before_step, int(self.before, 16))
+        expected = (digest + feeds.chain(first, step)) % 2**64
         return None if expected == int(self.digest, 16) else f"{expected:016x}"
 
 
@@ -50,11 +50,12 @@ class DataChain:
         self._begun = int(digest, 16)
         self._before = (step, digest)
 
-    def follow(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+    def follow(self, batches: Iterator[list[Micro]]) -> Iterator[list[Micro]]:
         """The same batches: each counts once it is handed over."""
         for micro_batches in batches:
             for batch in micro_batches:
-                self._own += int(batch.links.numpy().view(np.uint64).sum())
+                for part in batch.values():
+                    self._own += int(part.links.numpy().view(np.uint64).sum())
             yield micro_batches
 
     def at(self, step: int, device: torch.device) -> Links:

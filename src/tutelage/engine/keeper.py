@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from tutelage.batch import Batch
 from tutelage.clock import Clock
 from tutelage.data.index import Data
 from tutelage.distributed import all_max, alone, barrier, rank
+from tutelage.engine.feeds import Micro
 from tutelage.engine.launch import StopRequest
 from tutelage.engine.progress import ProgressLine
 from tutelage.engine.pulse import Pulse, Section
@@ -62,7 +62,7 @@ class Keeper:
         """Tell the other processes what this one begins."""
         self.pulse.enter(section, clock.step)
 
-    def judge(self, clock: Clock, result: StepResult, micro_batches: list[Batch]) -> Clock:
+    def judge(self, clock: Clock, result: StepResult, micro_batches: list[Micro]) -> Clock:
         """Look at the step's losses; where too many are in doubt, go back to the checkpoint before them."""
         if self.trouble.doubts(clock, result, micro_batches):
             self.saver.settle()
@@ -126,7 +126,7 @@ class Keeper:
         self.run.append("monitors.jsonl", answer)
         self.progress.say(_answer(answer))
         accuracy = answer.get("knn_accuracy")
-        if accuracy is None or clock.step == 0 or not self.settings.keep_best:
+        if accuracy is None or clock.step == 0 or not self.settings.chooses_best:
             return None
         return float(accuracy) if self.saver.is_best(accuracy) else None
 
@@ -145,6 +145,8 @@ class Keeper:
 def _answer(answer: dict[str, Any]) -> str:
     names = {
         "classifier_accuracy": "classifier {:.1%}",
+        "sure_share": "sure of {:.0%}",
+        "sure_accuracy": "right of them {:.1%}",
         "knn_accuracy": "kNN {:.1%}",
         "rank_me": "RankMe {:.1f}",
         "feature_std": "feature std {:.2f}",

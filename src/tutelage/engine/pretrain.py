@@ -10,11 +10,11 @@ import torch
 from tutelage.clock import Clock, total_steps
 from tutelage.data.index import Data, Statistics, measure_statistics, open_data
 from tutelage.data.order import mix
-from tutelage.data.streams import PictureStream, batches
 from tutelage.distributed import alone, barrier, rank, world_size
 from tutelage.encoder import build_vit
 from tutelage.engine.agreement import check_agreement
 from tutelage.engine.announce import announcement, record
+from tutelage.engine.feeds import Feeds, open_feeds
 from tutelage.engine.finish import finish
 from tutelage.engine.guard import Guard
 from tutelage.engine.keeper import Keeper
@@ -59,16 +59,17 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> F
     with StopRequest(out).listening() as stop, launched(settings.device) as device:
         settings.check(world_size())
         check_writable(out)
-        data = open_data(settings.data, holdout=settings.holdout)
+        data = open_data(settings.data, holdout=settings.holdout, labels=settings.labels, seed=settings.seed)
         labels = data.train.labels
         settings.method.check_classes(data.name, len(np.unique(labels[labels >= 0])))
-        clock = new_clock(settings, data)
+        feeds = open_feeds(settings.method.streams, data.train, settings)
+        clock = new_clock(settings, data, feeds)
         check_agreement(settings, data, device)
         run = RunFolder(out, writes=rank() == 0)
         try:
             run.agree(settings)
             with Pulse(out, rank(), world_size(), settings.stuck_minutes).beating() as pulse, naming_the_lost(pulse):
-                return _pretrain(settings, run, data, clock, device, stop, pulse, quiet=quiet or rank() > 0)
+                return _pretrain(settings, run, data, feeds, clock, device, stop, pulse, quiet=quiet or rank() > 0)
         finally:
             run.close()
 
@@ -77,6 +78,7 @@ def _pretrain(
     settings: RunSettings[Any],
     run: RunFolder,
     data: Data,
+    feeds: Feeds,
     clock: Clock,
     device: torch.device,
     stop: StopRequest,
@@ -89,31 +91,25 @@ def _pretrain(
     method.to(device=device, dtype=numerics.dtype)
     optimizer = build_optimizer(method, settings.optim)
     guard = Guard(settings.guard)
-    resumed = resume(run, method, optimizer, clock, data, settings, numerics.name, guard)
+    resumed = resume(run, method, optimizer, clock, data, feeds, numerics.name, guard)
     clock = resumed.clock
 
     progress = ProgressLine(clock.total_steps, clock.step, quiet=quiet)
     record(run, data, statistics, numerics, clock, resumed.reached)
     for line in (*announcement(settings, data, numerics, clock, coverage), *resumed.notes):
         progress.say(line)
-    stream = PictureStream(
-        data.train, method.streams["train"], settings.views, settings.backbone.size, settings.num_patches, settings.seed
-    )
-    micro_batches = settings.micro_batches(world_size())
-    source = batches(
-        stream,
-        first_step=clock.step,
-        last_step=clock.total_steps,
-        batch_size=settings.batch_size,
-        micro_batches=micro_batches,
+    source = feeds.steps(
+        clock.step,
+        clock.total_steps,
+        micro_batches=settings.micro_batches(world_size()),
         rank=rank(),
         world=world_size(),
         workers=_workers(settings, device),
     )
-    watch = Watch(data, method, settings, numerics)
+    watch = Watch(data, settings, numerics)
     try:
         with Saver(run, method, optimizer, data, settings, progress, resumed.chain, guard) as saver:
-            trouble = Trouble(guard, run, method, optimizer, data.train)
+            trouble = Trouble(guard, run, method, optimizer, feeds)
             keeper = Keeper(run, method, data, settings, watch, progress, stop, saver, trouble, pulse)
             stop.training = True
             keeper.begin(clock)
@@ -149,11 +145,19 @@ def build(settings: RunSettings[Any], data: Data) -> tuple[Method, Statistics, C
     return settings.method.build(vit, len(data.train.classes)), statistics, coverage
 
 
-def new_clock(settings: RunSettings[Any], data: Data) -> Clock:
-    """The clock at step 0; refuses fewer training pictures than a batch takes."""
-    n, g = len(data.train), settings.batch_size
+def new_clock(settings: RunSettings[Any], data: Data, feeds: Feeds) -> Clock:
+    """The clock at step 0, which counts epochs of the first stream; refuses fewer pictures than its part of a batch takes."""
+    n, g = len(feeds.main.stream.pictures), feeds.main.batch_size
+    if n == 0 and len(data.train):
+        raise DataError(
+            "D-25",
+            f"every training picture of {data.name} has a label.",
+            f"The method {settings.method.name} learns from pictures without one, beside a few with.",
+            "Use --labels 40, or 10%, or a table; or the method supervised.",
+        )
     if n < g:
-        fitting = next((size for size in range(n, 0, -1) if _fits(settings, size)), None)
+        largest = n * settings.batch_size // g
+        fitting = next((size for size in range(largest, 0, -1) if _fits(settings, size)), None)
         raise DataError(
             "D-03",
             f"{data.name} has {n} training pictures, fewer than the batch_size of {g}.",

@@ -3,20 +3,18 @@
 import shutil
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from tutelage.clock import Clock
 from tutelage.data.index import Data
-from tutelage.data.order import chain
 from tutelage.distributed import all_max, rank
 from tutelage.durable import move
 from tutelage.engine.chain import DataChain
 from tutelage.engine.checkpoint import Checkpoint, checkpoint_folders, load_newest, restore, step_of
+from tutelage.engine.feeds import Feeds
 from tutelage.engine.guard import Guard
 from tutelage.engine.run import RunFolder
-from tutelage.engine.settings import RunSettings
 from tutelage.errors import CheckpointError, NumericsError, SettingsError
 from tutelage.method import Method
 
@@ -44,7 +42,7 @@ def resume(
     optimizer: torch.optim.Optimizer,
     clock: Clock,
     data: Data,
-    settings: RunSettings[Any],
+    feeds: Feeds,
     precision: str,
     guard: Guard | None = None,
 ) -> Resumed:
@@ -63,14 +61,14 @@ def resume(
     if checkpoint is None:
         run.rewind(-1)
         return Resumed(clock, DataChain(), (), reached)
-    _refuse_other_pictures(checkpoint, run, clock, data, settings.seed)
+    _refuse_other_pictures(checkpoint, run, data, feeds)
     _refuse_other_precision(run, precision)
     clock = restore(checkpoint, method, optimizer, clock)
     if guard and checkpoint.guard:
         guard.restore(checkpoint.guard)
     notes = _pass_over(run, checkpoint, wrong)
     run.rewind(clock.step)
-    return Resumed(clock, _chain(checkpoint, clock, settings.seed), notes, reached)
+    return Resumed(clock, _chain(checkpoint, clock, feeds), notes, reached)
 
 
 def _reached(run: RunFolder, clock: Clock, device: torch.device) -> int:
@@ -94,15 +92,13 @@ def _reached(run: RunFolder, clock: Clock, device: torch.device) -> int:
     return reached
 
 
-def _chain(checkpoint: Checkpoint, clock: Clock, seed: int) -> DataChain:
+def _chain(checkpoint: Checkpoint, clock: Clock, feeds: Feeds) -> DataChain:
     """The chain to add to: the first process has what there is, the others add what they train on from here."""
     if rank() > 0:
         return DataChain(clock.step)
     if checkpoint.links:
         return DataChain(clock.step, checkpoint.links.digest)
-    return DataChain(
-        clock.step, f"{chain(0, clock.step * clock.batch_size, clock.num_pictures, seed):016x}"
-    )  # format 1
+    return DataChain(clock.step, f"{feeds.chain(0, clock.step):016x}")  # format 1
 
 
 def _newest_of_all(run: RunFolder, device: torch.device) -> tuple[Checkpoint | None, list[str]]:
@@ -125,7 +121,7 @@ def _newest_of_all(run: RunFolder, device: torch.device) -> tuple[Checkpoint | N
     return checkpoint, wrong
 
 
-def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, clock: Clock, data: Data, seed: int) -> None:
+def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, data: Data, feeds: Feeds) -> None:
     if checkpoint.fingerprint != data.fingerprint:
         raise CheckpointError(
             "K-14",
@@ -134,7 +130,7 @@ def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, clock: Clock,
             "Restore the pictures, or begin another run with --init and another --out.",
         )
     links = checkpoint.links
-    due = links.differs(checkpoint.step, clock.batch_size, clock.num_pictures, seed) if links else None
+    due = links.differs(checkpoint.step, feeds) if links else None
     if links and due:
         raise CheckpointError(
             "K-18",

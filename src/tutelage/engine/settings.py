@@ -8,7 +8,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from tutelage.batch import shared_out
 from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Settings, Share, read_json, shortened
+from tutelage.data.labels import is_table
 from tutelage.data.views import ViewsSettings
 from tutelage.distributed import world_size
 from tutelage.encoder import BackboneSettings, check_backbone, own_patch_size, pair, show_size
@@ -47,6 +49,8 @@ class RunSettings(Settings, Generic[M]):
     """Name of the recipe it began as."""
     data: str = ""
     """DATA: a folder, a list or CSV file, or a named set such as fashion-mnist."""
+    labels: str | None = None
+    """How many labels are used: 40, 10%, or labels.csv with the columns path and label; by default all there are."""
     epochs: Positive
     """Passes over the pictures."""
     steps: Count | None = None
@@ -108,6 +112,11 @@ class RunSettings(Settings, Generic[M]):
         return math.prod(self.grid)
 
     @property
+    def chooses_best(self) -> bool:
+        """Whether a checkpoint may be chosen by held-out labels: not where the run is to know a few only."""
+        return self.keep_best and (self.labels is None or is_table(self.labels))
+
+    @property
     def lr(self) -> float:
         """The peak learning rate."""
         return self.optim.base_lr * self.batch_size / 256
@@ -135,6 +144,14 @@ class RunSettings(Settings, Generic[M]):
                 "Every process takes the same number of pictures in every pass.",
                 f"Use a batch_size of {max(1, round(self.batch_size / (world * micro))) * world * micro}.",
             )
+        for name, count in shared_out(self.batch_size, self.method.streams).items():
+            if count % (self.micro_batches(world) * world):
+                raise SettingsError(
+                    "C-25",
+                    f"the {count} {name} pictures of a batch cannot be shared by {world} processes with "
+                    f"{self.micro_batches(world)} micro-batches each.",
+                    todo=f"Use a batch_size that is a multiple of {self.batch_size * self.micro_batches(world) * world}.",
+                )
         self.method.check(self.grid, world * micro)
 
     def too_large(self, error: Exception) -> MachineError:
@@ -150,20 +167,26 @@ class RunSettings(Settings, Generic[M]):
         return MachineError("R-20", f"the memory is full: {reason}.", means, todo)
 
 
-def settings_class(method: str) -> type[RunSettings[Any]]:
-    """RunSettings for the method implemented in `tutelage.methods.<method>`."""
+def settings_class(method: dict[str, Any]) -> type[RunSettings[Any]]:
+    """RunSettings for a method's settings: the one in `tutelage.methods.<name>`, around the branch that they name."""
+    own: Any = _method_settings(str(method["name"]))
+    if own.__pydantic_generic_metadata__["parameters"]:  # FixMatch has no branch: then any kind will do
+        own = own[_method_settings(str((method.get("branch") or {"name": "mae"})["name"]))]
+    return RunSettings[own]
+
+
+def _method_settings(method: str) -> type[MethodSettings]:
     from tutelage import methods
 
     known = [path.stem for path in Path(methods.__path__[0]).glob("*.py") if path.stem != "__init__"]
     if method not in known:
         raise SettingsError("C-04", f"there is no method '{method}'.", todo=nearest(method, known))
     module = importlib.import_module(f"tutelage.methods.{method}")
-    own = next(
+    return next(
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, MethodSettings) and value.__module__ == module.__name__
     )
-    return RunSettings[own]
 
 
 def read_settings(path: Path) -> RunSettings[Any]:
@@ -175,13 +198,12 @@ def read_settings(path: Path) -> RunSettings[Any]:
     """
     try:
         values = read_json(path)
-        method = values["method"]["name"]
+        kind = settings_class(values["method"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = {KeyError: "it names no method", TypeError: "its method is no section"}.get(type(error), str(error))
         raise SettingsError(
             "C-05", f"{path} cannot be read as settings: {reason}.", todo="Use the settings.json of a run."
         ) from error
-    kind = settings_class(str(method))
     try:
         return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tutelage.batch import Batch
 from tutelage.clock import Clock, warmup_cosine
 from tutelage.data.order import mix
 from tutelage.distributed import all_sum, rank, world_size
+from tutelage.engine.feeds import Micro
 from tutelage.engine.optim import set_lr
 from tutelage.engine.settings import RunSettings
 from tutelage.method import Method
@@ -38,9 +38,9 @@ class Numerics:
         """The precision in a word."""
         return str(self.autocast or self.dtype).removeprefix("torch.")
 
-    def prepare(self, batch: Batch) -> dict[str, Batch]:
-        """A batch on the device, normalised, as a method takes it."""
-        return {"train": batch.to(self.device).normalised(self.mean, self.std)}
+    def prepare(self, batch: Micro) -> Micro:
+        """Batches on the device, normalised, as a method takes them."""
+        return {name: part.to(self.device).normalised(self.mean, self.std) for name, part in batch.items()}
 
     def cast(self) -> Any:
         """The autocast context, or none."""
@@ -76,7 +76,7 @@ class Attendant(Protocol):
         """What this process wants after a step: the step's own reduction tells all whether one of them does."""
         ...
 
-    def judge(self, clock: Clock, result: StepResult, micro_batches: list[Batch]) -> Clock:
+    def judge(self, clock: Clock, result: StepResult, micro_batches: list[Micro]) -> Clock:
         """The clock to go on with after a step: another where the run goes back to a checkpoint."""
         ...
 
@@ -88,7 +88,7 @@ class Attendant(Protocol):
 def train(
     method: Method,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[list[Batch]],
+    batches: Iterator[list[Micro]],
     clock: Clock,
     settings: RunSettings[Any],
     numerics: Numerics,
@@ -127,7 +127,7 @@ def learning_rate(clock: Clock, settings: RunSettings[Any]) -> float:
 def step(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    micro_batches: list[Batch],
+    micro_batches: list[Micro],
     clock: Clock,
     settings: RunSettings[Any],
     numerics: Numerics,
@@ -179,7 +179,7 @@ class Meter:
     waited: float = 0.0
     results: list[StepResult] = field(default_factory=list)
 
-    def wait_for(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+    def wait_for(self, batches: Iterator[list[Micro]]) -> list[Micro]:
         """The next micro-batches, on the clock."""
         before = time.perf_counter()
         micro_batches = next(batches)
@@ -194,11 +194,11 @@ class Meter:
         seconds = max(1e-9, time.perf_counter() - self.started)
         good = [r for r in self.results if r.applied]
         line: dict[str, Any] = {"step": clock.step, "epoch": round(clock.epochs, 4)}
-        line |= {name: sum(r.losses[name] for r in good) / len(good) if good else None for name in result.losses}
+        line |= {name: _mean([r.losses[name] for r in good if name in r.losses]) for name in result.losses}
         line |= {
             "lr": lr,
-            "grad_norm": sum(r.grad_norm for r in good) / len(good) if good else None,
-            "images_per_second": round(len(self.results) * clock.batch_size / seconds, 2),
+            "grad_norm": _mean([r.grad_norm for r in good]),
+            "images_per_second": round(len(self.results) * self.settings.batch_size / seconds, 2),
             "data_wait": round(self.waited / seconds, 4),
             "skipped": len(self.results) - len(good),
         }
@@ -210,3 +210,7 @@ class Meter:
     def restart(self) -> None:
         """Begin the next line; called too after a pause that is not training."""
         self.started, self.waited, self.results = time.perf_counter(), 0.0, []
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

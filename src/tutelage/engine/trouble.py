@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from tutelage.batch import Batch
 from tutelage.clock import Clock, moves
-from tutelage.data.sources import Pictures
 from tutelage.distributed import rank
 from tutelage.engine.checkpoint import load_newest, restore
+from tutelage.engine.feeds import Feeds, Micro
 from tutelage.engine.guard import Guard
 from tutelage.engine.run import RunFolder, write_json
 from tutelage.engine.train import StepResult
@@ -25,18 +24,18 @@ class Trouble:
     """Follows the losses of a run, and acts when they go wrong."""
 
     def __init__(
-        self, guard: Guard, run: RunFolder, method: Method, optimizer: torch.optim.Optimizer, pictures: Pictures
+        self, guard: Guard, run: RunFolder, method: Method, optimizer: torch.optim.Optimizer, feeds: Feeds
     ) -> None:
-        self.guard, self.run, self.method, self.optimizer, self.pictures = guard, run, method, optimizer, pictures
+        self.guard, self.run, self.method, self.optimizer, self.feeds = guard, run, method, optimizer, feeds
 
-    def doubts(self, clock: Clock, result: StepResult, batches: list[Batch]) -> bool:
+    def doubts(self, clock: Clock, result: StepResult, batches: list[Micro]) -> bool:
         """Judge the step that `clock` has just counted, and tell of it if it is in doubt; whether the run is to go back."""
         judgement = self.guard.judge(clock.step, result.losses["loss"], applied=result.applied)
         if judgement != "good":
             self._tell(judgement, clock, result, batches)
         return self.guard.lost
 
-    def _tell(self, judgement: str, clock: Clock, result: StepResult, batches: list[Batch]) -> None:
+    def _tell(self, judgement: str, clock: Clock, result: StepResult, batches: list[Micro]) -> None:
         """An event, and of the first such steps the pictures that this process had."""
         numbers = {"loss": result.losses["loss"], "grad_norm": result.grad_norm}
         told: dict[str, Any] = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
@@ -46,7 +45,7 @@ class Trouble:
         if len(list(folder.glob(f"*-{rank()}.json"))) >= BUNDLES:
             return
         folder.mkdir(exist_ok=True)
-        pictures = [self.pictures.name(int(i)) for batch in batches for i in batch.indices]
+        pictures = [name for batch in batches for name in self.feeds.names(batch)]
         values = {"judgement": judgement, "step": clock.step, "process": rank(), **told, "pictures": pictures}
         write_json(folder / f"step-{clock.step:08d}-{rank()}.json", values)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from tutelage.batch import Batch
 from tutelage.clock import Clock
 from tutelage.data.index import Data, Pictures, Statistics
-from tutelage.data.streams import PictureStream, eval_batches
+from tutelage.data.streams import eval_batches
 from tutelage.encoder import encode
+from tutelage.engine.feeds import open_feeds
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.method import Method, Output
@@ -30,16 +31,17 @@ PASS = 64
 class Watch:
     """Holds the pictures that are asked, and asks."""
 
-    def __init__(self, data: Data, method: Method, settings: RunSettings[Any], numerics: Numerics) -> None:
+    def __init__(self, data: Data, settings: RunSettings[Any], numerics: Numerics) -> None:
         self.settings, self.numerics = settings, numerics
         asked = data.held_out if len(data.held_out) else data.train
         self.queries = _some(asked.labelled() if asked.has_labels else asked, QUERIES)
         self.bank = _some(data.train.labelled(), BANK) if data.train.has_labels and len(data.held_out) else None
-        stream = next(iter(method.streams.values()))
-        pictures = PictureStream(
-            asked, stream, settings.views, settings.backbone.size, settings.num_patches, settings.seed
-        )
-        self.batch = pictures.batch(np.arange(min(len(asked), settings.batch_size, 256)))
+        streams = {name: stream._replace(labels="any") for name, stream in settings.method.streams.items()}
+        feeds = open_feeds(streams, asked, settings).by_name
+        self.batch = {
+            name: feed.stream.batch(np.arange(min(len(asked), settings.batch_size, 256)))
+            for name, feed in feeds.items()
+        }
         self._kept: dict[str, list[Batch]] = {}
 
     def due(self, clock: Clock) -> bool:
@@ -112,7 +114,7 @@ class Watch:
 def _class_tokens(method: Method, batches: Iterable[Batch], numerics: Numerics) -> Iterable[Tensor]:
     for batch in batches:
         with numerics.cast():
-            (x,) = numerics.prepare(batch)["train"].views
+            (x,) = numerics.prepare({"plain": batch})["plain"].views
             yield encode(method.encoder, x).cls[:, 0].cpu()
 
 

@@ -37,6 +37,11 @@ class LoMaRSettings(MethodSettings):
     """Every picture gets all its windows; or as the published code lays them out, which gives most pictures fewer: one
     where the number of windows divides that of the pictures in a pass."""
 
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view; keys for the places of the windows, and for a mask in each."""
+        return {"train": Stream(views=("simple",), masks=1 + self.num_windows)}
+
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse windows that do not fit."""
         check_windows(grid, self.window, self.num_windows, self.mask_ratio)
@@ -58,11 +63,6 @@ class LoMaR(Method):
         self.predict = nn.Linear(vit.embed_dim, ph * pw * channels)
         nn.init.normal_(self.mask_token, std=0.02)
         initialise(self.predict)
-
-    @property
-    def streams(self) -> dict[str, Stream]:
-        """One view; keys for the places of the windows, and for a mask in each."""
-        return {"train": Stream(views=("simple",), masks=1 + self.settings.num_windows)}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Mean over the hidden patches of all windows of the squared error of their (standardised) pixels."""

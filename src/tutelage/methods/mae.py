@@ -26,6 +26,11 @@ class MAESettings(MethodSettings):
     """Standardise the pixels of each target patch (4.1, Table 1d)."""
     decoder: DecoderSettings = DecoderSettings()
 
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view, one mask."""
+        return {"train": Stream(views=("simple",))}
+
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse a mask that leaves nothing to see or to rebuild."""
         check_mask(math.prod(grid), self.mask_ratio)
@@ -45,11 +50,6 @@ class MAE(Method):
         self.student = vit
         (ph, pw), channels = patch_of(vit), vit.patch_embed.proj.in_channels
         self.decoder = Decoder(settings.decoder, width_in=vit.embed_dim, out=ph * pw * channels, grid=grid_of(vit))
-
-    @property
-    def streams(self) -> dict[str, Stream]:
-        """One view, one mask."""
-        return {"train": Stream(views=("simple",))}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Mean over hidden patches of the squared error of their (standardised) pixels."""

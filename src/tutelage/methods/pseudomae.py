@@ -114,6 +114,11 @@ class PseudoMAESettings(MethodSettings):
         folds = 1 if self.sinkhorn_scope == "per_fold" else self.label_folds
         return {"class": pictures * folds, "patch": pictures * patches * folds // self.label_folds}
 
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """A view for the student and the reconstruction teacher, one for the labelling teacher."""
+        return {"train": Stream(views=("simple", "complex"))}
+
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse masks, folds and numbers of prototypes that do not fit."""
         num_patches = math.prod(grid)
@@ -185,11 +190,6 @@ class PseudoMAE(Method):
             self.head = ProjectionHead(head, vit.embed_dim)
         if s.labels or single:
             self.labelling_teacher = EMATeacher(s.labelling_teacher, **self._labelling_students())
-
-    @property
-    def streams(self) -> dict[str, Stream]:
-        """A view for the student and the reconstruction teacher, one for the labelling teacher."""
-        return {"train": Stream(views=("simple", "complex"))}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """lambda_m L_m + lambda_c L_c + lambda_p L_p (eq. 5), on the decoder's outputs for the hidden patches."""

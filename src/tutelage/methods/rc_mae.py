@@ -41,6 +41,11 @@ class RCMAESettings(MethodSettings):
     hands_on: Literal["consistency_teacher", "student"] = "consistency_teacher"
     """Whose encoder the run is judged by and exports: the teacher's, as published, or the student's."""
 
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view, and a mask; another for the teacher where it has its own."""
+        return {"train": Stream(views=("simple",), masks=1 if self.teacher_mask == "same" else 2)}
+
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse a mask that leaves nothing to see or to rebuild."""
         check_mask(math.prod(grid), self.mask_ratio)
@@ -61,11 +66,6 @@ class RCMAE(Method):
         (ph, pw), channels = patch_of(vit), vit.patch_embed.proj.in_channels
         self.decoder = Decoder(settings.decoder, width_in=vit.embed_dim, out=ph * pw * channels, grid=grid_of(vit))
         self.consistency_teacher = EMATeacher(settings.consistency_teacher, encoder=vit, decoder=self.decoder)
-
-    @property
-    def streams(self) -> dict[str, Stream]:
-        """One view, and a mask; another for the teacher where it has its own."""
-        return {"train": Stream(views=("simple",), masks=1 if self.settings.teacher_mask == "same" else 2)}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """L_r + gamma L_c: squared errors of the hidden patches to the pixels, and to what the teacher rebuilds."""

@@ -37,6 +37,11 @@ class SdAESettings(MethodSettings):
     )
     decoder: DecoderSettings = DecoderSettings()
 
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view, one mask."""
+        return {"train": Stream(views=("simple",))}
+
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse masks and folds that do not fit."""
         num_patches = math.prod(grid)
@@ -58,11 +63,6 @@ class SdAE(Method):
         self.student = vit
         self.decoder = Decoder(settings.decoder, width_in=vit.embed_dim, out=vit.embed_dim, grid=grid_of(vit))
         self.reconstruction_teacher = EMATeacher(settings.reconstruction_teacher, encoder=vit)
-
-    @property
-    def streams(self) -> dict[str, Stream]:
-        """One view, one mask."""
-        return {"train": Stream(views=("simple",))}
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """1 - mean cosine between predicted and standardised teacher tokens of the hidden patches."""

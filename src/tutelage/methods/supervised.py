@@ -5,18 +5,16 @@ The same encoder, pictures, views, optimiser and run as the other methods, with 
 
 from typing import Annotated, Literal
 
-from jaxtyping import Float, Int
 from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
 from tutelage.encoder import encode
 from tutelage.errors import DataError
+from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, seen
-from tutelage.precision import wide
 
 
 class SupervisedSettings(MethodSettings):
@@ -27,6 +25,11 @@ class SupervisedSettings(MethodSettings):
     """The classifier reads the class token, or the mean of the patch tokens."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each label spread evenly over all classes; none by default, 0.1 is usual from scratch (DeiT)."""
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """One view."""
+        return {"train": Stream(views=("simple",))}
 
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Any number of patches and pictures will do."""
@@ -59,11 +62,6 @@ class Supervised(Method):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    @property
-    def streams(self) -> dict[str, Stream]:
-        """One view."""
-        return {"train": Stream(views=("simple",))}
-
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Mean cross-entropy of the pictures that have a label."""
         (x,), labels = batch["train"].views, batch["train"].labels
@@ -73,12 +71,3 @@ class Supervised(Method):
 
         loss = cross_entropy(logits, labels, self.settings.label_smoothing)
         return Output(loss, {"cross_entropy": loss}, seen(logits=logits, labels=labels))
-
-
-def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"], smoothing: float = 0.0) -> Float[Tensor, ""]:
-    """Mean over pictures with a label y >= 0 of - sum_c q_c log softmax(logits)_c, q = (1 - s) onehot(y) + s / classes.
-
-    0, with a gradient of zeros, where no picture has a label. Computed in at least float32.
-    """
-    losses = F.cross_entropy(wide(logits), labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
-    return losses / (labels >= 0).sum().clamp(min=1)

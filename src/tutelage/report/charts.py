@@ -70,7 +70,27 @@ def charts(record: Record) -> list[Chart]:
         _chart(
             "Cross-entropy",
             "Of the classifier that is trained on labels, in nats: on training and on held-out pictures.",
-            {"training": _line(metrics, "cross_entropy"), "held out": _line(monitors, "cross_entropy")},
+            {
+                "training": _line(metrics, "cross_entropy") or _line(metrics, "labelled"),
+                "guessed labels": _line(metrics, "unlabelled"),
+                "held out": _line(monitors, "cross_entropy"),
+            },
+            zero=True,
+        ),
+        _chart(
+            "Classifier",
+            "On held-out pictures: how many it names right, of how many it is sure, and how many of those are right.",
+            {
+                "right": _line(monitors, "classifier_accuracy"),
+                "sure": _line(monitors, "sure_share"),
+                "sure and right": _line(monitors, "sure_accuracy"),
+            },
+            percent=True,
+        ),
+        _chart(
+            "Consistency",
+            "Squared error between what student and teacher rebuild, in training.",
+            {"consistency": _line(metrics, "consistency")},
             zero=True,
         ),
         _chart(

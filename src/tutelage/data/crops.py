@@ -1,0 +1,70 @@
+"""Cutting and resizing: the crop of every view, and the plain view of evaluations."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from tutelage.data.order import Draws
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels inside a picture."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def eval_view(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of a picture [c, h, w] at `size` (H, W), in its dtype, with no randomness.
+
+    The picture is resized (bicubic, antialiased) until it just covers `size`, or 256/224 of it where `size` is at
+    least 96 on both sides, as ImageNet's evaluations do; then `size` is cut out of the middle. Sides are never
+    stretched.
+    """
+    margin = 256 / 224 if min(size) >= 96 else 1.0
+    _, height, width = picture.shape
+    factor = max(round(size[0] * margin) / height, round(size[1] * margin) / width)
+    covering = [max(wanted, int(side * factor + 1e-6)) for side, wanted in zip((height, width), size, strict=True)]
+    resized = _resize(picture, (covering[0], covering[1]))
+    top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
+    return resized[:, top : top + size[0], left : left + size[1]].contiguous()
+
+
+def random_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
+    """A crop by the rule of RandomResizedCrop: ten tries for area and ratio, then the largest central one allowed."""
+    for _ in range(10):
+        area = height * width * draws.uniform(*scale)
+        aspect = math.exp(draws.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return Box(draws.integer(height - h + 1), draws.integer(width - w + 1), h, w)
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    h, w = max(1, min(height, round(width / aspect))), max(1, min(width, round(height * aspect)))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def crop_and_flip(
+    picture: Tensor,
+    size: tuple[int, int],
+    draws: Draws,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    flip: float,
+) -> Tensor:
+    """A random box of the picture at `size`, mirrored with probability `flip`; `ratio` is times that of the output."""
+    shape = size[1] / size[0]
+    _, height, width = picture.shape
+    box = random_box(height, width, scale, (ratio[0] * shape, ratio[1] * shape), draws)
+    crop = picture[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    view = _resize(crop, size)
+    return view.flip(-1) if draws.uniform() < flip else view
+
+
+def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic and antialiased; floats stay in 0..1, which a cubic may leave."""
+    resized = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True)[0]
+    return resized.clamp_(0, 1) if resized.is_floating_point() else resized

@@ -1,0 +1,100 @@
+"""Few labels: how many of a set's are used, or which, so that the rest of its pictures count as unlabelled."""
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.data.listing import Listing, list_csv
+from tutelage.data.sources import Pictures
+from tutelage.data.splits import name_hashes, take
+from tutelage.errors import DataError, SettingsError
+
+
+def is_table(wanted: str) -> bool:
+    """Whether labels are given by a file rather than by a number."""
+    return wanted.lower().endswith(".csv")
+
+
+def share_of(wanted: str, known: int) -> float:
+    """The share of `known` labels that "40" or "10%" asks for. Raises SettingsError C-14, DataError D-23."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", wanted.strip())
+    number = float(found[1]) if found else 0.0
+    if not found or number <= 0 or (found[2] and number > 100) or (not found[2] and number != int(number)):
+        raise SettingsError(
+            "C-14",
+            f"labels is '{wanted}'.",
+            "It is a number of labels over all classes, a share of them, or a table.",
+            "Use --labels 40, --labels 10% or --labels labels.csv.",
+        )
+    if known == 0:
+        raise DataError("D-23", "the training pictures have no labels to choose from.", todo="Give a labelled set.")
+    if not found[2] and number > known:
+        raise DataError("D-23", f"labels asks for {int(number):,}, but only {known:,} training pictures have one.")
+    return number / 100 if found[2] else number / known
+
+
+def few(pictures: Pictures, wanted: str, seed: int) -> Pictures:
+    """The same pictures with only as many labels, as nearly as possible alike in every class, chosen by the seed."""
+    known = np.flatnonzero(pictures.labels >= 0)
+    share = share_of(wanted, len(known))
+    hashes = name_hashes([pictures.name(int(i)) for i in known])
+    kept = known[take(hashes, pictures.labels[known], share, f"labels {seed}")]
+    labels: NDArray[np.int64] = np.full_like(pictures.labels, -1)
+    labels[kept] = pictures.labels[kept]
+    missing = [pictures.classes[k] for k in np.setdiff1d(pictures.labels[known], labels[kept])]
+    if missing:
+        raise DataError(
+            "D-23",
+            f"labels {wanted} leaves {len(missing)} of {len(pictures.classes)} classes without one: {_some(missing)}.",
+            "A class that nobody shows cannot be learned.",
+            f"Use at least --labels {len(pictures.classes)}, or more where classes are uneven.",
+        )
+    return replace(pictures, labels=labels)
+
+
+def fingerprint_with(fingerprint: str, pictures: Pictures) -> str:
+    """A set's fingerprint that also tells which labels are used."""
+    return hashlib.sha256(fingerprint.encode() + pictures.labels.astype("<i8").tobytes()).hexdigest()
+
+
+def labelled_by(listing: Listing, table: Path) -> Listing:
+    """The listing with the labels of a table, and no others: columns `path` and `label`.
+
+    Paths are below the table's folder or below the listing's. Raises DataError D-13 and what `list_csv` raises; D-24 where a
+    labelled picture is not in the listing.
+    """
+    rows = list_csv(table)
+    places = {name: k for k, name in enumerate(listing.names)}
+    labels, lost = [""] * len(listing.names), []
+    for name, label in zip(rows.names, rows.labels, strict=True):
+        found = next((places[n] for n in (name, _below(table.parent / name, listing.root)) if n in places), None)
+        if found is None:
+            lost.append(name)
+        else:
+            labels[found] = label
+    if lost:
+        raise DataError(
+            "D-24",
+            f"{table} labels {len(lost):,} pictures that are not in {listing.root}: {_some(lost)}.",
+            "Paths are below the folder of the table or below DATA.",
+            "Mend the paths, or remove the rows.",
+        )
+    counts = Counter(label for label in labels if label)
+    note = f"{table.name}: {counts.total():,} labels of {len(counts)} classes; the other pictures count as unlabelled"
+    return replace(listing, labels=tuple(labels), notes=(*listing.notes, note))
+
+
+def _below(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return ""
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

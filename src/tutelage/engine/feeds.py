@@ -1,0 +1,86 @@
+"""What a run is fed with: for each of its method's streams the pictures in their order, and how many of them a step takes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.batch import Batch, Stream, shared_out
+from tutelage.data.index import Pictures
+from tutelage.data.order import chain, mix
+from tutelage.data.streams import PictureStream, batches
+from tutelage.engine.settings import RunSettings
+
+Micro = dict[str, Batch]
+"""What a forward pass takes: a batch of each stream, by name."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One stream of a run."""
+
+    stream: PictureStream
+    batch_size: int
+    """Pictures a step, over all processes and micro-batches."""
+
+    def chain(self, first_step: int, last_step: int) -> int:
+        """The links of its pictures from one step up to, not including, another, summed modulo 2^64."""
+        count = len(self.stream.pictures)
+        return chain(first_step * self.batch_size, last_step * self.batch_size, count, self.stream.seed)
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """All streams of a run. The first is the one whose pictures make an epoch."""
+
+    by_name: dict[str, Feed]
+
+    @property
+    def main(self) -> Feed:
+        """The first."""
+        return next(iter(self.by_name.values()))
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures a step."""
+        return sum(feed.batch_size for feed in self.by_name.values())
+
+    def chain(self, first_step: int, last_step: int) -> int:
+        """The data chain of the steps from one up to, not including, another."""
+        return sum(feed.chain(first_step, last_step) for feed in self.by_name.values()) % 2**64
+
+    def steps(self, first_step: int, last_step: int, **options: int) -> Iterator[list[Micro]]:
+        """A rank's micro-batches of each step; `options` are those of `data.streams.batches`."""
+        sources = [
+            batches(feed.stream, first_step=first_step, last_step=last_step, batch_size=feed.batch_size, **options)
+            for feed in self.by_name.values()
+        ]
+        try:
+            for step in zip(*sources, strict=True):
+                yield [dict(zip(self.by_name, parts, strict=True)) for parts in zip(*step, strict=True)]
+        finally:
+            for source in sources:
+                source.close()  # type: ignore[attr-defined]
+
+    def names(self, batch: Micro) -> list[str]:
+        """Of the pictures of a micro-batch."""
+        pictures = {name: feed.stream.pictures for name, feed in self.by_name.items()}
+        return [pictures[name].name(int(i)) for name, part in batch.items() for i in part.indices]
+
+
+def open_feeds(streams: dict[str, Stream], pictures: Pictures, settings: RunSettings[Any]) -> Feeds:
+    """The streams over `pictures`; those after the first in an order and with draws of their own."""
+    sizes = shared_out(settings.batch_size, streams)
+    feeds = {}
+    for k, (name, stream) in enumerate(streams.items()):
+        seed = settings.seed if k == 0 else mix(settings.seed, "stream", name) % 2**63
+        size, views = settings.backbone.size, settings.views
+        own = PictureStream(pool(pictures, stream), stream, views, size, settings.num_patches, seed)
+        feeds[name] = Feed(own, sizes[name])
+    return Feeds(feeds)
+
+
+def pool(pictures: Pictures, stream: Stream) -> Pictures:
+    """The pictures that a stream may have."""
+    if stream.labels == "any":
+        return pictures
+    return pictures.subset((pictures.labels >= 0) == (stream.labels == "known"))

@@ -1,0 +1,210 @@
+"""FixMatch (Sohn et al., NeurIPS 2020, arXiv:2001.07685) on a Vision Transformer, and Semi-MAE (Yu et al., 2023,
+arXiv:2301.01431): beside it a masked branch around the same encoder.
+
+Few pictures have labels. The others are labelled by what the network itself is sure of when it sees them weakly changed, and
+learned from when they are strongly changed. Semi-MAE's branch is any masked method; without one this is FixMatch.
+"""
+
+from dataclasses import replace
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tutelage.batch import Batch, Stream
+from tutelage.clock import Clock
+from tutelage.config import Count, NonNegative, Share
+from tutelage.encoder import encode
+from tutelage.errors import DataError, SettingsError
+from tutelage.losses import cross_entropy
+from tutelage.method import Method, MethodSettings, Output, seen
+from tutelage.precision import wide
+from tutelage.teacher import EMATeacher, TeacherSettings
+
+B = TypeVar("B", bound=MethodSettings)
+
+
+class SemiMAESettings(MethodSettings, Generic[B]):
+    """Semi-MAE's settings, with its published defaults and the readings of docs/methods/semi_mae.md (S1 to S10)."""
+
+    name: Literal["semi_mae"] = "semi_mae"
+    branch: B | None = None
+    """A masked method around the same encoder, on the weak view of the unlabelled pictures; none is FixMatch."""
+    branch_weight: NonNegative = 5.0
+    """Weight of the branch's loss (eq. 3: mu)."""
+    unlabelled_weight: NonNegative = 10.0
+    """Weight of the loss on guessed labels (eq. 3: lambda)."""
+    unlabelled_ratio: Count = 7
+    """Unlabelled pictures of a batch for each labelled one (4.1)."""
+    threshold: Share = 0.7
+    """A guess counts where its probability is above this (eq. 2: tau; methods S1)."""
+    warmup_epochs: NonNegative = 100
+    """Passes over the unlabelled pictures in which only labels are learned from (4.1)."""
+    warmup_branch: bool = False
+    """The branch learns in the warm-up too (methods S2)."""
+    max_warmup_share: Share = 1 / 7
+    """The warm-up takes at most this share of the run: 100 of 700 epochs."""
+    label_smoothing: Share = 0.0
+    """Share of each known label that is spread evenly over all classes."""
+    pool: Literal["token", "avg"] = "token"
+    """The classifier reads the class token, or the mean of the patch tokens (methods S9)."""
+    teacher: TeacherSettings | None = None
+    """Average encoder and classifier into a teacher; none by default, as the paper's equations."""
+    guesses_by: Literal["student", "teacher"] = "student"
+    """Whose guesses are learned from: the student's own, or its teacher's (Semi-ViT; methods S6)."""
+    hands_on: Literal["student", "teacher"] = "student"
+    """Whose encoder and classifier the run is judged by and exports."""
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """Unlabelled pictures with a weak and a strong view, and what the branch asks for besides; labelled ones."""
+        branch = next(iter(self.branch.streams.values())) if self.branch else Stream(views=("simple",))
+        views = ("weak", "strong", *branch.views[1:])
+        return {
+            "unlabelled": Stream(views, branch.num_keys, "unknown", self.unlabelled_ratio),
+            "labelled": Stream(("weak",), labels="known"),
+        }
+
+    def check(self, grid: tuple[int, int], pictures: int) -> None:
+        """Refuse a branch that does not fit, and a teacher that is asked for and not there."""
+        if self.teacher is None and "teacher" in (self.guesses_by, self.hands_on):
+            name = "guesses_by" if self.guesses_by == "teacher" else "hands_on"
+            raise SettingsError(
+                "C-24",
+                f"method.{name} is 'teacher', but there is no method.teacher.",
+                todo="Set one, or use the student.",
+            )
+        if self.branch:
+            if "mask_ratio" not in type(self.branch).model_fields:
+                raise SettingsError("C-24", f"method.branch '{self.branch.name}' is no masked method.")
+            self.branch.check(grid, pictures * self.unlabelled_ratio // (1 + self.unlabelled_ratio))
+
+    def check_classes(self, data: str, shown: int) -> None:
+        """Refuse training pictures without labels, or all of one class."""
+        if shown < 2:
+            raise DataError(
+                "D-17",
+                f"the training pictures of {data} have no labels."
+                if shown == 0
+                else f"the labelled training pictures of {data} are all of one class.",
+                "Labels of other pictures are guessed from them.",
+                "Give --labels labels.csv with the columns path and label, or a set with labels and --labels 40.",
+            )
+
+    def build(self, vit: VisionTransformer, num_classes: int = 0) -> "SemiMAE":
+        """FixMatch, or Semi-MAE, around a student."""
+        return SemiMAE(self, vit, num_classes)
+
+
+class Guesses(NamedTuple):
+    """What is guessed of the unlabelled pictures."""
+
+    classes: Int[Tensor, " b"]
+    sure: Bool[Tensor, " b"]
+    """Those whose probability is above the threshold."""
+
+
+class SemiMAE(Method):
+    """A classifier that guesses labels, and by option a masked branch beside it."""
+
+    def __init__(
+        self,
+        settings: SemiMAESettings,  # type: ignore[type-arg]
+        vit: VisionTransformer,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.student = vit
+        self.head = nn.Linear(vit.embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        if settings.branch:
+            self.branch = settings.branch.build(vit)
+            # The branch works on the same encoder; its weights belong to this module, and are counted and saved once.
+            del self.branch.student
+            self.branch.__dict__["student"] = vit
+        if settings.teacher:
+            self.teacher = EMATeacher(settings.teacher, encoder=vit, head=self.head)
+
+    def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
+        """L_s + lambda L_u + mu L_MAE (eq. 3); in the warm-up L_s alone, or with the branch."""
+        s, unlabelled = self.settings, batch["unlabelled"]
+        (x,), labels = batch["labelled"].views, batch["labelled"].labels
+        warming = self.warming(clock)
+
+        strong = unlabelled.views[1][:0] if warming else unlabelled.views[1]
+        logits = self.classify(torch.cat([x, strong]))  # [b + u, classes]
+        parts = {"labelled": cross_entropy(logits[: len(x)], labels, s.label_smoothing)}  # eq. 1
+        loss, found = parts["labelled"], seen(logits=logits[: len(x)], labels=labels)
+        if not warming:
+            guesses = self.guess(unlabelled.views[0])
+            parts["unlabelled"] = guessed_cross_entropy(logits[len(x) :], guesses)  # eq. 2
+            loss = loss + s.unlabelled_weight * parts["unlabelled"]
+            found |= seen(guesses=guesses.classes, sure=guesses.sure, guessed_labels=unlabelled.labels)
+        if s.branch and warming and not s.warmup_branch:
+            loss = loss + _nothing_of(self.branch)
+        elif s.branch:
+            output = self.branch({"train": self._for_the_branch(unlabelled)}, clock)
+            parts |= {f"branch_{name}" if name in parts else name: part for name, part in output.parts.items()}
+            loss, found = loss + s.branch_weight * output.loss, found | output.seen
+        return Output(loss, parts, found)
+
+    def after_step(self, clock: Clock) -> None:
+        """The teachers follow: its own by option, and the branch's."""
+        if "teacher" in self.teachers:
+            self.teacher.update(clock, encoder=self.student, head=self.head)
+        if self.settings.branch:
+            self.branch.after_step(clock)
+
+    @property
+    def teachers(self) -> dict[str, EMATeacher]:
+        """Its own, and the branch's."""
+        return super().teachers | (self.branch.teachers if self.settings.branch else {})
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The student, unless the settings name the teacher."""
+        return self.student if self.settings.hands_on == "student" else self.teacher.encoder
+
+    @property
+    def masked(self) -> Method:
+        """The branch, where there is one."""
+        return self.branch if self.settings.branch else self
+
+    def warming(self, clock: Clock) -> bool:
+        """Whether only labels are learned from yet."""
+        epochs = clock.total_steps * clock.batch_size / clock.num_pictures
+        return clock.epochs < min(self.settings.warmup_epochs, self.settings.max_warmup_share * epochs)
+
+    def classify(self, x: Float[Tensor, "b c h w"], *, teacher: bool = False) -> Float[Tensor, "b classes"]:
+        """Logits of the student's classifier, or its teacher's."""
+        encoder, head = (self.teacher.encoder, self.teacher["head"]) if teacher else (self.student, self.head)
+        z = encode(encoder, x)
+        logits: Tensor = head(z.cls[:, 0] if self.settings.pool == "token" else z.patches.mean(1))
+        return logits
+
+    @torch.no_grad()
+    def guess(self, weak: Float[Tensor, "b c h w"]) -> Guesses:
+        """The most probable class of each picture, and whether it is probable enough."""
+        logits = self.classify(weak, teacher=self.settings.guesses_by == "teacher")
+        best = F.softmax(wide(logits), dim=-1).max(dim=-1)
+        return Guesses(best.indices, best.values > self.settings.threshold)
+
+    def _for_the_branch(self, unlabelled: Batch) -> Batch:
+        """The weak view in place of the branch's first, and the others that it asked for."""
+        return replace(unlabelled, views=(unlabelled.views[0], *unlabelled.views[2:]))
+
+
+def guessed_cross_entropy(logits: Float[Tensor, "b classes"], guesses: Guesses) -> Float[Tensor, ""]:
+    """(1 / N_u) sum_i sure_i H(guess_i, softmax(logits_i)): all unlabelled pictures count, not the sure ones (eq. 2)."""
+    losses = F.cross_entropy(wide(logits), guesses.classes, reduction="none")
+    return (losses * guesses.sure).mean()
+
+
+def _nothing_of(module: nn.Module) -> Float[Tensor, ""]:
+    """0, with a gradient of zeros for every parameter: so that each has one in every step, on every process."""
+    return 0.0 * torch.stack([p.sum() for p in module.parameters() if p.requires_grad]).sum()

@@ -1,0 +1,23 @@
+"""Semi-MAE with PseudoMAE as its branch, for small pictures and few labels: 32 px, patch 4, a ViT of 128 x 6.
+
+    tutelage pretrain semi-mae-pseudomae-quickstart --data fashion-mnist --labels 250
+
+FixMatch (see fixmatch-quickstart) with PseudoMAE (see pseudomae-quickstart) beside it, on the same encoder: two teachers, and
+the network's own guesses. Two to three times the time of semi-mae-quickstart.
+Source: ours; nobody seems to have tried it.
+Expected: docs/results.md has what was measured here, if anything was.
+"""
+
+from tutelage.encoder import BackboneSettings
+from tutelage.engine.settings import OptimSettings, RunSettings
+from tutelage.methods.pseudomae import PseudoMAESettings
+from tutelage.methods.semi_mae import SemiMAESettings
+from tutelage.recipes import pseudomae_quickstart
+
+RECIPE = RunSettings[SemiMAESettings[PseudoMAESettings]](
+    epochs=10,
+    batch_size=64,
+    backbone=BackboneSettings(name="vit_tiny_patch16_224", image_size=32, patch_size=4, width=128, depth=6, heads=4),
+    method=SemiMAESettings[PseudoMAESettings](branch=pseudomae_quickstart.RECIPE.method),
+    optim=OptimSettings(base_lr=4e-3, warmup_epochs=1),
+)

@@ -1,0 +1,50 @@
+"""What holds for every method: it goes on from a checkpoint to the same bits, and its run can be judged."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from small_runs import TINY
+from tutelage.api import settings_for
+from tutelage.config import merged
+from tutelage.engine.pretrain import pretrain
+from tutelage.engine.settings import RunSettings, read_settings
+from tutelage.export import load_encoder
+
+DECODER = TINY["method"]
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {"method": DECODER},
+    "sdae": {"method": DECODER},
+    "rc-mae": {"method": DECODER | {"teacher_mask": "different"}},
+    "lomar": {"method": {"window": 2, "num_windows": 3}},
+    "supervised": {},
+    "fixmatch": {"labels": "10%", "method": {"threshold": 0.11}},
+    "semi-mae": {"labels": "100", "method": {"branch": DECODER, "threshold": 0.11}},
+}
+STEPS = 12
+
+
+def settings(name: str) -> RunSettings[Any]:
+    small = {key: value for key, value in TINY.items() if key != "method"}
+    own = merged(small, METHODS[name], {"steps": STEPS, "save_steps": 4, "monitors": 2, "backbone": {"drop_path": 0.1}})
+    return settings_for(f"{name}-quickstart", **own)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_goes_on_from_a_checkpoint_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    pretrain(settings(name), whole, quiet=True)
+    shutil.copytree(whole, again)
+    last = Path("checkpoints", f"step-{STEPS:08d}")
+    shutil.rmtree(again / last)
+    shutil.rmtree(again / "encoder")
+    pretrain(read_settings(again / "settings.json"), again, quiet=True)
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert (again / last / file).read_bytes() == (whole / last / file).read_bytes(), file
+    assert (
+        (again / "metrics.jsonl").read_text().count("\n") == (whole / "metrics.jsonl").read_text().count("\n") == STEPS
+    )
+    for place in (again, again / last):
+        assert load_encoder(str(place)).vit.embed_dim == 16

@@ -1,0 +1,210 @@
+"""FixMatch's and Semi-MAE's losses, and what ties them to supervised training and to MAE: oracles 53 to 58."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from equations import formulas
+from equations.tiny import (
+    DEPTH,
+    GRID,
+    HEADS,
+    PATCH,
+    PATCHES,
+    START,
+    batch_of,
+    build,
+    gradients,
+    lomar,
+    mae,
+    pseudomae,
+    rc_mae,
+    sdae,
+    semi_mae,
+)
+from tutelage.batch import Batch, shared_out
+from tutelage.clock import Clock, CosineMomentum
+from tutelage.errors import DataError, SettingsError
+from tutelage.method import Method
+from tutelage.methods.supervised import SupervisedSettings
+from tutelage.teacher import TeacherSettings
+
+CLASSES = 4
+
+
+def built(**changes: Any) -> Method:
+    return build(semi_mae(**changes), num_classes=CLASSES)
+
+
+def streams(method: Method, b: int = 3) -> dict[str, Batch]:
+    """b labelled pictures and twice as many unlabelled ones."""
+    asked = method.settings.streams
+    labelled = replace(batch_of(asked["labelled"], b, 7), labels=torch.arange(b) % CLASSES)
+    return {"unlabelled": batch_of(asked["unlabelled"], 2 * b, 3), "labelled": labelled}
+
+
+def logits_of(method: Method, x: Tensor) -> np.ndarray:
+    """The classifier by the formulas, a picture at a time."""
+    w, head = formulas.weights_of(method.student), formulas.weights_of(method.head)
+    size = {"patch": PATCH, "depth": DEPTH, "heads": HEADS}
+    tokens = [formulas.encode(picture, np.arange(PATCHES), w, **size) for picture in x.numpy()]
+    return np.stack([z[0] @ head["weight"].T + head["bias"] for z in tokens])
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return np.log(np.stack([formulas.softmax(row) for row in logits]))
+
+
+def test_fixmatch_loss_equals_the_papers_formula_on_shared_weights() -> None:
+    """Equations 1 and 2; the divisor is all unlabelled pictures (oracle 54)."""
+    method = built(branch=None, unlabelled_weight=3.0)
+    with torch.no_grad():
+        method.head.weight.mul_(20)  # guesses of different sureness
+    data = streams(method)
+    known = log_softmax(logits_of(method, data["labelled"].views[0]))
+    supervised = -np.mean([row[label] for row, label in zip(known, data["labelled"].labels.tolist(), strict=True)])
+    weak, strong = (log_softmax(logits_of(method, view)) for view in data["unlabelled"].views)
+    threshold = float(np.median(np.exp(weak).max(1)))  # half of them count
+    losses = [-s[w.argmax()] if np.exp(w).max() > threshold else 0.0 for w, s in zip(weak, strong, strict=True)]
+    assert 0 < sum(loss > 0 for loss in losses) < len(losses)
+    method.settings = method.settings.model_copy(update={"threshold": threshold})
+    out = method(data, START)
+    assert out.parts["labelled"].item() == pytest.approx(supervised, abs=1e-10)
+    assert out.parts["unlabelled"].item() == pytest.approx(sum(losses) / 6, abs=1e-10)
+    assert out.loss.item() == pytest.approx(supervised + 3 * sum(losses) / 6, abs=1e-10)
+
+
+def test_a_threshold_of_1_uses_no_guess_and_one_of_0_all() -> None:
+    """Oracle 53."""
+    none, every = built(branch=None, threshold=1.0), built(branch=None, threshold=0.0)
+    assert none(streams(none), START).parts["unlabelled"].item() == 0
+    assert every(streams(every), START).seen["sure"].all()
+
+
+def test_guesses_take_no_gradient() -> None:
+    """Oracle 55: the gradient is that of the strong view against fixed labels."""
+    method = built(branch=None, threshold=0.0)
+    data = streams(method)
+    found = gradients(method, method(data, START).parts["unlabelled"])
+    labels = method.guess(data["unlabelled"].views[0]).classes
+    fixed = torch.nn.functional.cross_entropy(method.classify(data["unlabelled"].views[1]), labels)
+    for name, gradient in gradients(method, fixed).items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-12)
+
+
+def test_without_weights_it_is_supervised_training() -> None:
+    """Oracle 56: mu = lambda = 0."""
+    method = built(unlabelled_weight=0.0, branch_weight=0.0)
+    control = build(SupervisedSettings(), num_classes=CLASSES)
+    control.student.load_state_dict(method.student.state_dict())
+    control.head.load_state_dict(method.head.state_dict())
+    data = streams(method)
+    ours, theirs = method(data, START), control({"train": data["labelled"]}, START)
+    assert ours.loss.item() == pytest.approx(theirs.loss.item(), abs=1e-12)
+    found, expected = gradients(method, ours.loss), gradients(control, theirs.loss)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-12)
+    assert all((found[name] == 0).all() for name in found.keys() - expected.keys())
+
+
+def test_without_the_branchs_weight_it_is_fixmatch() -> None:
+    """Oracle 56: mu = 0."""
+    semi, fixmatch = built(branch_weight=0.0), built(branch=None)
+    for name in ("student", "head"):
+        getattr(fixmatch, name).load_state_dict(getattr(semi, name).state_dict())
+    data = streams(semi)
+    ours, theirs = semi(data, START), fixmatch(data, START)
+    assert ours.loss.item() == pytest.approx(theirs.loss.item(), abs=1e-12)
+    found, expected = gradients(semi, ours.loss), gradients(fixmatch, theirs.loss)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("branch", [mae(), lomar(), sdae(), rc_mae(), pseudomae()], ids=lambda s: s.name)
+def test_the_branch_is_its_method_on_the_weak_view(branch: Any) -> None:
+    """Equation 3, with every masked method in MAE's place; oracle 56 where lambda = 0."""
+    method = built(branch=branch, unlabelled_weight=0.0, branch_weight=2.0)
+    alone = build(branch)
+    alone.load_state_dict(
+        {**method.branch.state_dict(), **{f"student.{n}": v for n, v in method.student.state_dict().items()}}
+    )
+    data = streams(method)
+    unlabelled = data["unlabelled"]
+    views = (unlabelled.views[0], *unlabelled.views[2:])
+    expected = alone({"train": replace(unlabelled, views=views)}, START)
+    out = method(data, START)
+    assert out.loss.item() == pytest.approx(out.parts["labelled"].item() + 2 * expected.loss.item(), abs=1e-10)
+    for name, part in expected.parts.items():
+        assert out.parts[name].item() == pytest.approx(part.item(), abs=1e-12)
+
+
+def test_the_branch_works_on_the_same_encoder_which_is_saved_once() -> None:
+    """Oracle 58."""
+    method = built(branch=pseudomae())
+    assert method.branch.student is method.student
+    assert not any(name.startswith("branch.student") for name in method.state_dict())
+    names = [name for name, _ in method.named_parameters()]
+    assert len(names) == len(set(names)) and not any(name.startswith("branch.student") for name in names)
+    assert set(method.teachers) == {"labelling_teacher", "reconstruction_teacher"}
+    moved = next(method.teachers["labelling_teacher"].parameters()).clone()
+    method.after_step(START.tick())
+    assert not torch.equal(moved, next(method.teachers["labelling_teacher"].parameters()))
+
+
+@pytest.mark.parametrize("with_branch", [True, False])
+def test_in_the_warm_up_only_labels_are_learned_from(with_branch: bool) -> None:
+    """Oracle 57; every parameter has a gradient all the same, as processes and optimizer need."""
+    method = built(warmup_epochs=100, max_warmup_share=0.5, warmup_branch=with_branch)
+    data = streams(method)
+    out = method(data, START)
+    labelled = out.parts["labelled"].item()
+    assert "unlabelled" not in out.parts and ("reconstruction" in out.parts) == with_branch
+    branch = 5 * out.parts["reconstruction"].item() if with_branch else 0
+    assert out.loss.item() == pytest.approx(labelled + branch, abs=1e-10)
+    assert gradients(method, out.loss).keys() == {n for n, p in method.named_parameters() if p.requires_grad}
+    later = replace(START, step=START.total_steps // 2)
+    assert "unlabelled" in method(data, later).parts
+
+
+def test_the_warm_up_is_a_share_of_a_short_run() -> None:
+    clock = Clock(batch_size=10, num_pictures=100, total_steps=70)  # 7 epochs
+    assert built(warmup_epochs=100).warming(replace(clock, step=9))
+    assert not built(warmup_epochs=100).warming(replace(clock, step=10))
+    assert not built(warmup_epochs=0.5).warming(replace(clock, step=5))
+
+
+def test_the_teacher_guesses_where_it_is_asked_to() -> None:
+    """Semi-ViT (methods S6)."""
+    teacher = TeacherSettings(every="step", momentum=CosineMomentum(start=0.9999, end=0.9999))
+    method = built(branch=None, teacher=teacher, guesses_by="teacher", threshold=0.0)
+    data = streams(method)
+    expected = method.classify(data["unlabelled"].views[0], teacher=True).argmax(1)
+    assert torch.equal(method(data, START).seen["guesses"], expected)
+    assert method.encoder is method.student
+    assert built(teacher=teacher, hands_on="teacher").encoder is not method.student
+
+
+def test_streams_are_shared_out_and_ask_for_what_the_branch_needs() -> None:
+    """Oracle 57: 1 to 7."""
+    settings = semi_mae(branch=pseudomae(), unlabelled_ratio=7)
+    asked = settings.streams
+    assert shared_out(64, asked) == {"unlabelled": 56, "labelled": 8}
+    assert asked["unlabelled"].views == ("weak", "strong", "complex") and asked["unlabelled"].num_keys == 2
+    assert (asked["unlabelled"].labels, asked["labelled"].labels) == ("unknown", "known")
+    with pytest.raises(SettingsError, match="C-25: batch_size 60 is no multiple of 8 = 7 unlabelled"):
+        shared_out(60, asked)
+
+
+def test_what_cannot_work_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"method\.guesses_by is 'teacher', but there is no method\.teacher"):
+        semi_mae(guesses_by="teacher").check(GRID, 8)
+    with pytest.raises(SettingsError, match="branch 'supervised' is no masked method"):
+        semi_mae(branch=SupervisedSettings()).check(GRID, 8)
+    with pytest.raises(DataError, match="D-17: the training pictures of x have no labels"):
+        semi_mae().check_classes("x", 0)
+    with pytest.raises(DataError, match="all of one class"):
+        semi_mae().check_classes("x", 1)
