@@ -27,14 +27,17 @@ __all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "load_encoder", 
 
 
 class EvaluateOptions(Settings):
-    """How good an encoder is: `tutelage evaluate knn|linear|low-shot|all ENCODER --data DATA`."""
+    """How good an encoder is: `tutelage evaluate knn|linear|low-shot|all|classifier ENCODER --data DATA`."""
 
-    protocol: tyro.conf.Positional[Literal["knn", "linear", "low-shot", "all"]]
-    """knn: neighbours vote. linear: a classifier on frozen features. low-shot: one on few pictures. all: these in one pass."""
+    protocol: tyro.conf.Positional[Literal["knn", "linear", "low-shot", "all", "classifier"]]
+    """knn: neighbours vote. linear: a classifier on frozen features. low-shot: one on few pictures. all: these in one pass.
+    classifier: the one that a run trained itself."""
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")]
     """With labels: a folder, a list or CSV file, or a named set."""
+    labels: str | None = None
+    """Labels of a table (labels.csv) instead of the set's own, or as many (40, 10%) of its training labels."""
     json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False
     """Print the result as JSON on standard output; of all, a list."""
     linear_protocol: Annotated[Literal["cached", "mae"], tyro.conf.arg(name="protocol")] = "cached"
@@ -104,8 +107,13 @@ def settings_for(recipe: str, **changes: Any) -> RunSettings[Any]:
         raise SettingsError("C-02", explain(error, kind)) from error
 
 
-def evaluate(protocol: protocols.Name, encoder: str | Path, data: str | Path, **options: Any) -> Evaluation:
-    """Accuracy of an encoder on labelled pictures; `options` are the fields of `EvaluateOptions`."""
+def evaluate(
+    protocol: protocols.Name | Literal["classifier"], encoder: str | Path, data: str | Path, **options: Any
+) -> Evaluation:
+    """Accuracy of an encoder (or of the classifier of a run) on labelled pictures; `options` are those of `EvaluateOptions`."""
+    if protocol == "classifier":
+        chosen = EvaluateOptions(protocol=protocol, encoder=str(encoder), data=str(data), **options)
+        return _classifier(chosen, say=None)
     return evaluate_all((protocol,), encoder, data, **options)[0]
 
 
@@ -173,10 +181,19 @@ def _verdict_on(folder: Path) -> str:
 
 def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
     """Evaluate by one protocol or by all, with the tables on standard error."""
-    names = get_args(protocols.Name) if options.protocol == "all" else (options.protocol,)
-    results = _evaluated(names, options, say=_every_few_seconds())
+    if options.protocol == "classifier":
+        results = [_classifier(options, say=_every_few_seconds())]
+    else:
+        names = get_args(protocols.Name) if options.protocol == "all" else (options.protocol,)
+        results = _evaluated(names, options, say=_every_few_seconds())
     print("\n\n".join("\n".join(result.table()) for result in results), file=sys.stderr)
     return results
+
+
+def _classifier(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
+    return protocols.evaluate_classifier(
+        options.encoder, options.data, labels=options.labels, device=options.device, workers=options.workers, say=say
+    )
 
 
 def _evaluated(
@@ -189,6 +206,7 @@ def _evaluated(
         options.encoder,
         options.data,
         baselines=options.baselines,
+        labels=options.labels,
         teacher=options.teacher,
         train_pictures=options.train_pictures,
         device=options.device,

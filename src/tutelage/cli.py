@@ -14,7 +14,7 @@ HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
 usage: tutelage COMMAND ...
 
   pretrain RECIPE --data DATA          learn a backbone from pictures without labels; the same command goes on
-  evaluate knn|linear|low-shot|all ENCODER --data DATA
+  evaluate knn|linear|low-shot|all|classifier ENCODER --data DATA
                                        say how good an encoder is, beside raw pixels and an untrained one
   export ENCODER --out DIR             write a timm folder, and prove that it computes the same
   report RUN                           write RUN/report.html again

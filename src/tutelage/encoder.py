@@ -4,6 +4,7 @@ Parameter names stay timm's, so every checkpoint loads and exports. `encode` is 
 embed all patches, add positions, gather, fold, and run `blocks` and `norm`.
 """
 
+import copy
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -88,6 +89,14 @@ def create_vit(name: str, *, relative: bool = False, **arguments: Any) -> Vision
         for block in vit.blocks:
             block.attn = RelativeAttention(block.attn, grid_of(vit))
     return vit
+
+
+def with_head(vit: VisionTransformer, head: nn.Linear, pool: Literal["token", "avg"]) -> VisionTransformer:
+    """A copy that classifies by timm's own forward: `head` on the class token, or on the mean of the normed patch tokens."""
+    classifier = copy.deepcopy(vit).requires_grad_(False)
+    classifier.head, classifier.global_pool = copy.deepcopy(head).requires_grad_(False), pool
+    classifier.num_classes = head.out_features
+    return classifier
 
 
 def is_relative(vit: VisionTransformer) -> bool:

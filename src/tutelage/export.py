@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.data.index import Statistics
 from tutelage.encoder import is_relative, patch_of
 from tutelage.errors import CheckpointError, MachineError, NumericsError
-from tutelage.transfer import Coverage, Encoder, init_from, load_encoder
+from tutelage.transfer import Coverage, Encoder, init_from, load_classifier, load_encoder
 
-__all__ = ["Coverage", "Encoder", "init_from", "load_encoder", "model_arguments", "write_timm"]
+__all__ = ["Coverage", "Encoder", "init_from", "load_classifier", "load_encoder", "model_arguments", "write_timm"]
 
 LARGEST_DIFFERENCE = 1e-4
 """Between features before and after an export; float32 on one machine gives 0."""
@@ -33,13 +33,15 @@ def write_timm(
     architecture: str,
     pictures: Float[Tensor, "b c h w"] | None = None,
     card: dict[str, Any] | None = None,
+    classes: tuple[str, ...] = (),
 ) -> float:
     """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the largest difference of features.
 
     The folder is written beside its place, loaded back by timm, compared on `pictures` (normalised; noise when None) with
     the encoder in float32 on the CPU, and only then renamed, in place of an earlier export. `card` fills the README; its
     `license` and `tag` also go to timm's configuration. With relative positions, which no model of timm's has, the
-    folder is for `load_encoder` alone, and is compared as that reads it: timm refuses it.
+    folder is for `load_encoder` alone, and is compared as that reads it: timm refuses it. A classifier
+    (`encoder.with_head`) is written with its head and the names of its `classes`.
 
     Raises:
         NumericsError: the features differ by more than 1e-4; nothing is left behind.
@@ -53,7 +55,7 @@ def write_timm(
         )
     temporary = folder.parent / f".{folder.name}-{os.getpid()}"
     try:
-        _write_folder(vit, temporary, statistics, architecture, card or {})
+        _write_folder(vit, temporary, statistics, architecture, {"label_names": list(classes), **(card or {})})
         difference = _difference(vit, temporary, pictures)
         if not difference <= LARGEST_DIFFERENCE:
             raise NumericsError(
@@ -80,6 +82,8 @@ def model_arguments(vit: VisionTransformer) -> dict[str, Any]:
         "depth": len(vit.blocks),
         "num_heads": int(vit.blocks[0].attn.num_heads),
         "global_pool": str(vit.global_pool),
+        # timm's models that take the mean of the tokens norm after it, unless they are told not to
+        **({"fc_norm": False} if vit.global_pool == "avg" and isinstance(vit.norm, nn.LayerNorm) else {}),
     }
 
 
@@ -100,14 +104,16 @@ def _write_folder(
         "crop_mode": "center",
         "mean": list(statistics.mean),
         "std": list(statistics.std),
-        "num_classes": 0,
+        "num_classes": int(vit.num_classes),
         "pool_size": None,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }
+    if names := card.pop("label_names", []):
+        pretrained["label_names"] = names
     config = {
         "architecture": architecture,
-        "num_classes": 0,
+        "num_classes": int(vit.num_classes),
         "num_features": arguments["embed_dim"],
         "global_pool": arguments["global_pool"],
         "model_args": arguments,
@@ -144,14 +150,15 @@ def _difference(vit: VisionTransformer, folder: Path, pictures: Tensor | None) -
         pictures = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
         if is_relative(vit):
-            theirs = load_encoder(str(folder)).vit
+            theirs = (load_classifier if ours.num_classes else load_encoder)(str(folder)).vit
         else:
             theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except RuntimeError:  # of another shape, or unknown to timm
         return float("inf")
     x = pictures.detach().cpu().float()
     with torch.no_grad():
-        return float((ours.forward_features(x) - theirs.forward_features(x)).abs().max())
+        features = (ours.forward_features(x) - theirs.forward_features(x)).abs().max()
+        return float(max(features, (ours(x) - theirs(x)).abs().max()) if ours.num_classes else features)
 
 
 def _replace(new: Path, folder: Path) -> None:

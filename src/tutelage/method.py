@@ -72,6 +72,10 @@ class Method(nn.Module, ABC):
         """The encoder that a run is judged by and hands on: the student, unless `settings.hands_on` names a teacher."""
         return self.student
 
+    def classifier(self) -> VisionTransformer | None:
+        """A copy of the encoder with the classifier that the run hands on, where the method trains one."""
+        return None
+
     @property
     def masked(self) -> "Method":
         """The method that the masks and targets of a step are of: this one, or a branch of it."""

@@ -1,16 +1,18 @@
 """Encoders in from elsewhere: whole, to be used (`load_encoder`), or as a start, with a coverage line (`init_from`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import timm
 import torch
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
+from tutelage.config import read_json
 from tutelage.data.index import Statistics
-from tutelage.encoder import create_vit, grid_of, patch_of, show_size
+from tutelage.encoder import create_vit, grid_of, patch_of, show_size, with_head
 from tutelage.errors import CheckpointError
 from tutelage.weights import Weights, check_class_token, read_weights
 
@@ -28,6 +30,8 @@ class Encoder:
     """Where its weights were read."""
     architecture: str
     """The timm model's name."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes where it has a classifier."""
 
 
 def load_encoder(where: str, *, teacher: str | None = None, device: torch.device | str = "cpu") -> Encoder:
@@ -60,6 +64,34 @@ def load_encoder(where: str, *, teacher: str | None = None, device: torch.device
     channels = int(vit.patch_embed.proj.in_channels)
     vit = vit.to(device=device, dtype=torch.float32).eval()
     return Encoder(vit, weights.statistics, _size_of(vit), channels, weights.origin, weights.architecture)
+
+
+def load_classifier(where: str) -> Encoder:
+    """The classifier of a run, or in the folder that the run wrote: its `vit` gives logits over `classes`.
+
+    Raises:
+        CheckpointError: K-07, there is none; and what `load_encoder` raises.
+
+    """
+    path = Path(where).expanduser()
+    folder = path / "classifier" if (path / "classifier" / "config.json").is_file() else path
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            "K-07",
+            f"{where} has no classifier.",
+            "A run writes one at its end where its method learns from labels.",
+            "Name such a run, or its folder classifier.",
+        )
+    encoder, tensors = load_encoder(str(folder)), read_weights(str(folder)).tensors
+    names = read_json(folder / "config.json").get("pretrained_cfg", {}).get("label_names", [])
+    weight, bias = tensors.get("head.weight"), tensors.get("head.bias")
+    shape = (len(names), encoder.vit.embed_dim)
+    if weight is None or bias is None or tuple(weight.shape) != shape or tuple(bias.shape) != shape[:1]:
+        raise CheckpointError("K-07", f"{folder} has no classifier that fits its class names.")
+    head = nn.Linear(shape[1], shape[0])
+    head.load_state_dict({"weight": weight, "bias": bias})
+    vit = with_head(encoder.vit, head, "avg" if encoder.vit.global_pool == "avg" else "token").eval()
+    return replace(encoder, vit=vit, classes=tuple(map(str, names)))
 
 
 def _build(weights: Weights) -> VisionTransformer:

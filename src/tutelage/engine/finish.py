@@ -1,4 +1,4 @@
-"""The end of a run: its encoder as a timm folder, and the pictures."""
+"""The end of a run: its encoder (and classifier) as timm folders, and the pictures."""
 
 from typing import Any
 
@@ -22,15 +22,22 @@ def finish(
     watch: Watch,
     clock: Clock,
 ) -> None:
-    """Export the encoder that the run hands on (and by option student and teachers), and draw what the method sees."""
+    """Export what the run hands on, encoder and classifier (and by option student and teachers), and draw what it sees."""
     pictures = watch.sample()
     encoders = {"encoder": method.encoder}
     if settings.export_teachers:
         others = {"student": method.student} | {name: teacher.encoder for name, teacher in method.teachers.items()}
         encoders |= {f"encoder-{name}": vit for name, vit in others.items() if vit is not method.encoder}
+    if classifier := method.classifier():
+        encoders["classifier"] = classifier
     for name, vit in encoders.items():
         difference = write_timm(
-            vit, run.path / name, statistics, architecture=settings.backbone.name, pictures=pictures
+            vit,
+            run.path / name,
+            statistics,
+            architecture=settings.backbone.name,
+            pictures=pictures,
+            classes=data.train.classes if name == "classifier" else (),
         )
         run.event("exported", folder=name, largest_difference=difference)
     watch.draw(method, clock, statistics, run.path / "pictures")

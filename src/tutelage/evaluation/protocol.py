@@ -12,15 +12,16 @@ import torch
 from torch import nn
 
 from tutelage.config import Settings
-from tutelage.data.index import Data, open_data
-from tutelage.errors import MachineError, SettingsError, nearest
-from tutelage.evaluation.features import Say, features, pixel_features, untrained
+from tutelage.data.index import Data, Pictures, open_data
+from tutelage.data.streams import eval_batches
+from tutelage.errors import DataError, MachineError, SettingsError, nearest
+from tutelage.evaluation.features import Say, features, normalised, pixel_features, untrained
 from tutelage.evaluation.knn import KNNSettings, score_knn
 from tutelage.evaluation.linear import CachedSettings, MAESettings, score_cached, share, train_mae
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes, score_low_shot
 from tutelage.evaluation.parts import Parts, Seen, labelled_parts
 from tutelage.evaluation.result import Evaluation, Row, Score
-from tutelage.export import Encoder, load_encoder
+from tutelage.export import Encoder, load_classifier, load_encoder
 
 VERSION = 1
 """Goes up when a protocol's numbers change."""
@@ -33,6 +34,8 @@ _NAMES: dict[type[Settings], str] = {
     LowShotSettings: "low-shot",
 }
 _LOW_SHOT = LowShotSettings()
+_PASS = 64
+"""Pictures a classifier takes at once."""
 
 
 def protocols_of(
@@ -66,6 +69,7 @@ def evaluate_all(
     data: str,
     *,
     baselines: bool = True,
+    labels: str | None = None,
     teacher: str | None = None,
     train_pictures: int | None = None,
     device: torch.device | str | None = None,
@@ -77,9 +81,10 @@ def evaluate_all(
 
     An encoder sees each picture once, and the protocols share what it gives (only `linear-mae` sees training pictures again,
     augmented). Token, learning rate and C are chosen on the held-out part, and the test part is asked once. `where` names
-    the encoder as in `load_encoder`; results for a run are also appended to its evaluations.jsonl. `train_pictures` takes
-    that many labelled training pictures, evenly spread, and at most a quarter as many held-out ones. `batch_size` is how
-    many pictures the encoder takes at once: by default 32 on a CPU, else 256. `workers` threads prepare pictures ahead.
+    the encoder as in `load_encoder`, and `labels` are those of `open_data`; results for a run are also appended to its
+    evaluations.jsonl. `train_pictures` takes that many labelled training pictures, evenly spread, and at most a quarter as
+    many held-out ones. `batch_size` is how many pictures the encoder takes at once: by default 32 on a CPU, else 256.
+    `workers` threads prepare pictures ahead.
 
     Raises CheckpointError for the encoder; DataError for pictures that cannot be used or have no labels (D-10), and for
     classes smaller than the shots of low-shot (D-16).
@@ -87,7 +92,7 @@ def evaluate_all(
     start = time.perf_counter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder = load_encoder(where, teacher=teacher, device=device)
-    opened = open_data(data)
+    opened = open_data(data, labels=labels)
     parts, notes, whole = _parts(opened, train_pictures, protocols)
     judge = _Judge(protocols, parts, device, batch_size or (32 if str(device) == "cpu" else 256), workers, say)
     rows = list(judge.rows(encoder, baselines))
@@ -111,6 +116,66 @@ def evaluate_all(
     ]
     _remember(Path(where).expanduser(), evaluations)
     return evaluations
+
+
+def evaluate_classifier(
+    where: str,
+    data: str,
+    *,
+    labels: str | None = None,
+    device: torch.device | str | None = None,
+    workers: int = 0,
+    say: Say | None = None,
+) -> Evaluation:
+    """How many pictures of `data` the classifier of a run names right.
+
+    Nothing is trained and nothing is chosen: its test accuracy is the result. Raises CheckpointError K-07 where there is no
+    classifier, DataError D-26 where its classes are others.
+    """
+    start = time.perf_counter()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier, opened = load_classifier(where), open_data(data, labels=labels)
+    parts, notes = labelled_parts(opened)
+    if classifier.classes != parts.test.classes:
+        raise DataError(
+            "D-26",
+            f"{where} tells {len(classifier.classes)} classes apart, which are not the {len(parts.test.classes)} of {data}.",
+            todo="Evaluate it on a set with its classes, or its encoder by knn or linear.",
+        )
+    classifier.vit.to(device)
+    held_out, test = (_named_right(classifier, part, device, workers, say) for part in (parts.held_out, parts.test))
+    found = Evaluation(
+        protocol=f"classifier/{VERSION}",
+        settings={},
+        encoder=where,
+        origin=classifier.origin,
+        teacher=None,
+        architecture=classifier.architecture,
+        data=opened.name,
+        fingerprint=opened.fingerprint,
+        pictures={name: len(part) for name, part in parts._asdict().items()},
+        num_classes=len(classifier.classes),
+        rows=(Row("classifier", {"head": Score(held_out, test, {})}),),
+        notes=tuple(notes),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+    _remember(Path(where).expanduser(), [found])
+    return found
+
+
+@torch.no_grad()
+def _named_right(
+    classifier: Encoder, pictures: Pictures, device: torch.device | str, workers: int, say: Say | None
+) -> float:
+    """The share of pictures, each in its plain view, whose most probable class is theirs."""
+    predicted, labels = [], []
+    for batch in eval_batches(pictures, classifier.size, _PASS, workers):
+        x = normalised(batch.views[0].to(device), classifier.statistics, classifier.channels)
+        predicted.append(classifier.vit(x).argmax(1).cpu())
+        labels.append(batch.labels)
+        if say and len(labels) % 10 == 0:
+            say(f"classifier  {sum(map(len, labels)):,} of {len(pictures):,} pictures")
+    return share(torch.cat(predicted), torch.cat(labels))
 
 
 def _parts(data: Data, train_pictures: int | None, protocols: Sequence[Protocol]) -> tuple[Parts, list[str], bool]:

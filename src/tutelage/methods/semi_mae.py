@@ -6,7 +6,7 @@ learned from when they are strongly changed. Semi-MAE's branch is any masked met
 """
 
 from dataclasses import replace
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import Count, NonNegative, Share
-from tutelage.encoder import encode
+from tutelage.encoder import encode, with_head
 from tutelage.errors import DataError, SettingsError
 from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, seen
@@ -169,6 +169,11 @@ class SemiMAE(Method):
     def encoder(self) -> VisionTransformer:
         """The student, unless the settings name the teacher."""
         return self.student if self.settings.hands_on == "student" else self.teacher.encoder
+
+    def classifier(self) -> VisionTransformer:
+        """The student with its head, unless the settings name the teacher."""
+        head = self.head if self.settings.hands_on == "student" else cast(nn.Linear, self.teacher["head"])
+        return with_head(self.encoder, head, self.settings.pool)
 
     @property
     def masked(self) -> Method:

@@ -11,7 +11,7 @@ from torch import nn
 
 from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
-from tutelage.encoder import encode
+from tutelage.encoder import encode, with_head
 from tutelage.errors import DataError
 from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, seen
@@ -61,6 +61,10 @@ class Supervised(Method):
         self.head = nn.Linear(vit.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    def classifier(self) -> VisionTransformer:
+        """The student with its head."""
+        return with_head(self.student, self.head, self.settings.pool)
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Mean cross-entropy of the pictures that have a label."""
