@@ -101,6 +101,18 @@ def test_a_label_loss_at_ln_of_the_prototypes_is_a_uniform_head(kind: str) -> No
     assert marks(found, "ln 512") == ["bad"]
 
 
+@pytest.mark.parametrize(("weight", "other", "mark"), [(0.1, 2.0, "note"), (1.0, 2.0, "bad"), (0.1, 0.02, "bad")])
+def test_flat_labels_that_weigh_little_are_noted_where_others_tell_something(
+    weight: float, other: float, mark: str
+) -> None:
+    """Runs with flat class labels at a tenth of the weight, beside patch labels, were the best of all on glyphs."""
+    losses = {"class": lambda f: math.log(512) - 0.02, "patch": lambda f: math.log(512) - other}
+    method = {"head": {"prototypes": 512}, "class_weight": weight, "patch_weight": 0.01, "reconstruction_weight": 1.0}
+    found = verdict(run(falling, **losses), healthy(), {"method": method}, FINISHED)
+    assert marks(found, "The class label loss")[0] == mark
+    assert found.state == ("uniform" if mark == "bad" else "healthy")
+
+
 def test_flat_labels_are_told_from_a_flat_head() -> None:
     metrics = run(falling, **{"class": lambda f: math.log(512)})
     flat = verdict(metrics, healthy(class_kl=lambda f: 0.005), LABELS, FINISHED)
