@@ -150,8 +150,10 @@ def mild(rng: random.Random, value: Any) -> Any:
     """Another value of the same type."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int | float):
-        return type(value)(value * rng.choice((0.5, 0.9, 1.5, 2, 3)))
+    if isinstance(value, int):  # it may have grown beyond any float by an earlier change
+        return value * rng.choice((5, 9, 15, 20, 30)) // 10
+    if isinstance(value, float):
+        return value * rng.choice((0.5, 0.9, 1.5, 2, 3))
     return [mild(rng, item) for item in value][:: rng.choice((1, -1))] if isinstance(value, list) else value
 
 
