@@ -124,6 +124,8 @@ def judge(place: Path, data: str, *, baselines: bool = False) -> list[dict[str, 
 
     options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}
     found = api.evaluate_all(PROTOCOLS, place, data, **options)
+    if (place / "classifier").exists():
+        found.append(api.evaluate("classifier", place, data))
     return [
         {"protocol": one.protocol, **{name: row[name] for name in ("name", "token", "accuracy", "scores")}}
         for one in found

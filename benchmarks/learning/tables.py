@@ -183,6 +183,18 @@ def _core() -> list[Row]:
     ]
 
 
+def _family() -> list[Row]:
+    """RC-MAE and LoMaR as MAE and the others in the core table, at four points; RC-MAE's teacher by its mask and its pace."""
+    different, quick = {"teacher_mask": "different"}, {"consistency_teacher": {"momentum": {"start": 0.98}}}
+    rows: dict[str, tuple[str, dict[str, Any]]] = {
+        "RC-MAE, same mask": ("rc-mae-quickstart", SMALL),
+        "RC-MAE, different mask": ("rc-mae-quickstart", merged(SMALL, {"method": different})),
+        "RC-MAE, same mask, momentum from 0.98": ("rc-mae-quickstart", merged(SMALL, {"method": quick})),
+        "LoMaR": ("lomar-quickstart", merged(ENCODER, {"method": {"window": 3}})),
+    }
+    return [Row(name, recipe, changes=changes, curve=True) for name, (recipe, changes) in rows.items()]
+
+
 TABLES = {
     "causes": _causes(),
     "later": _later(),
@@ -191,5 +203,6 @@ TABLES = {
     "sizes": _sizes(),
     "speed": _speed(),
     "core": _core(),
+    "family": _family(),
 }
 """By the name that run.py takes."""

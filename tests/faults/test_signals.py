@@ -40,7 +40,8 @@ def test_asked_at_a_random_moment_it_saves_exits_with_75_and_goes_on_equal(whole
             assert last_step(out) <= asked_at + 3
             stopped_while_training += 1
         else:
-            assert code in (75, 0, 130, -getattr(signal, wish)), "before it trains it may end as any process does"
+            # Before it trains it may end as any process does; one that is only being forked ends a Ctrl-C with 1.
+            assert code in (75, 0, 1, 130, -getattr(signal, wish)), f"{wish} before the first step"
         assert ended(begin(out)) == [0]
         assert fingerprint(out) == fingerprint(whole), f"{wish} at step {asked_at}"
         assert losses(out) == losses(whole)

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ def train(
     attendant: Attendant,
 ) -> Clock:
     """Run all steps that are left, or until the attendant wants to stop."""
-    module = DistributedDataParallel(method) if world_size() > 1 else method
+    module = _shared(method) if world_size() > 1 else method
     meter = Meter(settings)
     while not clock.done:
         attendant.enter("data", clock)
@@ -115,6 +116,17 @@ def train(
         if attendant.after(clock, meter.read(clock, lr, result), result.wishes):
             break
     return clock
+
+
+def _shared(method: Method) -> DistributedDataParallel:
+    """The method with gradients averaged over processes, always in the same order.
+
+    After its first step DDP lays gradients out anew, in the order in which they came, unless it is told to look for parameters
+    without any. Among three processes and more the layout decides in which order numbers are added, so a run that goes on
+    would take its first step with other roundings than one that was never stopped.
+    """
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return DistributedDataParallel(method, find_unused_parameters=True)
 
 
 def learning_rate(clock: Clock, settings: RunSettings[Any]) -> float:
