@@ -95,6 +95,30 @@ def test_what_is_wrong_is_said_in_a_sentence(words: list[str], told: str, capsys
     assert told in refuse(capsys, 2, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ([], 3, "D-25: every training picture of digits has a label."),
+        (["--labels=40", "--batch-size=60"], 2, "C-25: batch_size 60 is no multiple of 8 = 7 unlabelled + 1 labelled."),
+        (
+            ["--labels=40", "--method.branch.mask-ratio=2"],
+            2,
+            "method.branch.mask_ratio is 2.0: it should be less than 1.",
+        ),
+        (["--labels=forty"], 2, "C-14: labels is 'forty'."),
+        (["--labels=5"], 3, "D-23: labels 5 leaves"),
+        (["--labels=40", "--method.guesses-by=teacher"], 2, "C-24: method.guesses_by is 'teacher'"),
+    ],
+)
+def test_few_labels_that_cannot_work_are_refused(
+    words: list[str], code: int, told: str, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "run"
+    command = ["pretrain", "semi-mae-quickstart", "--data=digits", f"--out={out}", "--steps=2", *words]
+    assert told in refuse(capsys, code, *command)
+    assert not out.exists()
+
+
 def test_five_folds_are_refused_naming_folds_and_mask_ratios_that_do(tmp_path: Path, capsys) -> None:
     words = ["pretrain", "sdae-quickstart", "--data=x", f"--out={tmp_path / 'run'}", "--method.folds=5"]
     line = refuse(capsys, 2, *words)
