@@ -28,7 +28,7 @@ each command explains itself with --help; --debug shows where an error came from
 """
 
 COMMON = (
-    "data", "labels", "epochs", "steps", "batch_size", "seed", "workers", "save_steps", "device", "init", "precision",
+    "data", "labels", "epochs", "steps", "batch_size", "seed", "workers", "save_steps", "device", "init",
 )  # fmt: skip
 
 

@@ -84,3 +84,20 @@ def test_a_resumed_guard_judges_as_one_that_was_not_stopped(stop_at: int) -> Non
     assert told + judged(second, losses[stop_at:], first=stop_at + 1) == expected
     assert second.state() == whole.state()
     assert "spike" in expected and "skipped" in expected
+
+
+def test_another_stage_of_a_method_is_no_spike_and_a_spike_in_it_is_one() -> None:
+    """Semi-MAE's loss rises tenfold when it begins to learn from guesses: it is made of more parts then."""
+    guard, first, then = Guard(GuardSettings()), ("loss", "labelled"), ("loss", "labelled", "unlabelled")
+    for step, loss in enumerate(noisy(60), 1):
+        assert guard.judge(step, loss, applied=True, parts=first) == "good"
+    for step, loss in enumerate(noisy(60, level=12.0), 61):
+        assert guard.judge(step, loss, applied=True, parts=then) == "good"
+    assert guard.judge(121, 40.0, applied=True, parts=then) == "spike"
+    resumed = Guard(GuardSettings())
+    resumed.restore(guard.state())
+    assert (
+        resumed.judge(122, 40.0, applied=True, parts=then)
+        == guard.judge(122, 40.0, applied=True, parts=then)
+        == "spike"
+    )

@@ -45,6 +45,8 @@ class Guard:
         self.rollbacks = 0
         self.losses: deque[float] = deque(maxlen=settings.window)
         """Finite losses of the latest steps."""
+        self.parts: tuple[str, ...] = ()
+        """What they were made of: with another part begins another stage of the method, and what is usual is not known."""
         self.doubts: deque[int] = deque()
         """Those of the latest `window` steps that were left out or spiked."""
 
@@ -62,8 +64,12 @@ class Guard:
         """Whether a step in doubt is so near that a checkpoint would perhaps keep what is to be left behind."""
         return bool(self.doubts) and step - self.doubts[-1] < QUIET
 
-    def judge(self, step: int, loss: float, *, applied: bool) -> Judgement:
-        """What to think of the step that was the `step`-th, counted from 1."""
+    def judge(self, step: int, loss: float, *, applied: bool, parts: tuple[str, ...] = ()) -> Judgement:
+        """What to think of the step that was the `step`-th, counted from 1, with a loss made of `parts`."""
+        if parts != self.parts:
+            if self.parts:
+                self.losses.clear()
+            self.parts = parts
         judgement: Judgement = "skipped" if not applied else "spike" if self._spikes(loss) else "good"
         if math.isfinite(loss):
             self.losses.append(loss)
@@ -81,13 +87,19 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """What the judgement of the next step depends on, for a checkpoint."""
-        return {"rollbacks": self.rollbacks, "losses": list(self.losses), "doubts": list(self.doubts)}
+        return {
+            "rollbacks": self.rollbacks,
+            "losses": list(self.losses),
+            "doubts": list(self.doubts),
+            "parts": list(self.parts),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's `state`."""
         self.rollbacks = int(state["rollbacks"])
         self.losses.extend(map(float, state["losses"]))
         self.doubts.extend(map(int, state["doubts"]))
+        self.parts = tuple(map(str, state.get("parts", ())))
 
     def _spikes(self, loss: float) -> bool:
         if len(self.losses) < self.settings.window:  # too few to know what is usual

@@ -30,7 +30,8 @@ class Trouble:
 
     def doubts(self, clock: Clock, result: StepResult, batches: list[Micro]) -> bool:
         """Judge the step that `clock` has just counted, and tell of it if it is in doubt; whether the run is to go back."""
-        judgement = self.guard.judge(clock.step, result.losses["loss"], applied=result.applied)
+        parts = tuple(result.losses)
+        judgement = self.guard.judge(clock.step, result.losses["loss"], applied=result.applied, parts=parts)
         if judgement != "good":
             self._tell(judgement, clock, result, batches)
         return self.guard.lost
