@@ -11,9 +11,10 @@ from tutelage.errors import SettingsError
 
 
 class Stream(NamedTuple):
-    """What a method asks of one stream of pictures: the views, by name, in order."""
+    """What a method asks of one stream of pictures."""
 
     views: tuple[str, ...]
+    """By name, in order."""
     masks: int = 0
     """Rows of mask keys for each picture; one for each view when 0."""
     labels: Literal["any", "known", "unknown"] = "any"

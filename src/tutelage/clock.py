@@ -36,6 +36,11 @@ class Clock:
         return self.step * self.batch_size / self.num_pictures
 
     @property
+    def run_epochs(self) -> float:
+        """Epochs of the run, with the fraction."""
+        return self.total_steps * self.batch_size / self.num_pictures
+
+    @property
     def total_epochs(self) -> int:
         """Whole epochs of the run, at least one: the E of the papers' schedules."""
         return max(1, self.total_steps * self.batch_size // self.num_pictures)

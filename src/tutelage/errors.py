@@ -2,7 +2,7 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 2000
 """Characters of a part of an error: names from outside may be longer."""
@@ -115,3 +115,8 @@ def printable(text: str) -> str:
     A name from outside can then neither steer a terminal nor forge a line of a log.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first five names, and dots for the others."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

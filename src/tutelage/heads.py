@@ -1,18 +1,22 @@
-"""DINO's projection head and its prototypes."""
+"""DINO's projection head and its prototypes, and the linear classifier of the methods that learn from labels."""
 
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.config import Count, Depth, Settings, Width
-from tutelage.errors import SettingsError
+from tutelage.encoder import encode
+from tutelage.errors import DataError, SettingsError
 from tutelage.targets import standardise_channels
 
 Kind = Literal["class", "patch"]
+Pool = Literal["token", "avg"]
+"""A classifier reads the class token, or the mean of the patch tokens."""
 
 
 class HeadSettings(Settings):
@@ -85,4 +89,35 @@ def check_rows(rows: int, prototypes: int, what: str) -> None:
             f"Sinkhorn balances {rows} {what} tokens over method.head.prototypes = {prototypes}.",
             "With fewer than half as many rows as prototypes, balanced assignments say little about the pictures.",
             f"Use at most {2 * rows} prototypes, a larger micro-batch, or more processes.",
+        )
+
+
+# --- a linear classifier ----------------------------------------------------------------------------------------------
+
+
+def linear_head(width: int, num_classes: int) -> nn.Linear:
+    """A fresh classifier: weights from a normal distribution of deviation 0.02, cut off at 2, and biases of 0."""
+    head = nn.Linear(width, num_classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def classify(vit: VisionTransformer, head: nn.Module, x: Float[Tensor, "b c h w"], pool: Pool) -> Float[Tensor, "b m"]:
+    """Logits of whole pictures."""
+    z = encode(vit, x)
+    logits: Tensor = head(z.cls[:, 0] if pool == "token" else z.patches.mean(1))
+    return logits
+
+
+def check_classes_shown(data: str, shown: int, means: str, todo: str) -> None:
+    """Refuse, with D-17, training pictures without labels or all of one class; `means` and `todo` are the method's."""
+    if shown < 2:
+        raise DataError(
+            "D-17",
+            f"the training pictures of {data} have no labels."
+            if shown == 0
+            else f"the labelled training pictures of {data} are all of one class.",
+            means,
+            todo,
         )

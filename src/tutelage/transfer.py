@@ -10,10 +10,9 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tutelage.config import read_json
 from tutelage.data.index import Statistics
 from tutelage.encoder import create_vit, grid_of, patch_of, show_size, with_head
-from tutelage.errors import CheckpointError
+from tutelage.errors import CheckpointError, listed
 from tutelage.weights import Weights, check_class_token, read_weights
 
 
@@ -43,7 +42,10 @@ def load_encoder(where: str, *, teacher: str | None = None, device: torch.device
         CheckpointError: not there, damaged, or of another shape than it says.
 
     """
-    weights = read_weights(where, teacher)
+    return _encoder_from(read_weights(where, teacher), where, device)
+
+
+def _encoder_from(weights: Weights, where: str, device: torch.device | str = "cpu") -> Encoder:
     if weights.architecture is None or weights.statistics is None:
         raise CheckpointError(
             "K-03",
@@ -58,7 +60,7 @@ def load_encoder(where: str, *, teacher: str | None = None, device: torch.device
     missing = [name for name in vit.state_dict() if name not in tensors]
     if missing:
         raise CheckpointError(
-            "K-32", f"{weights.origin} lacks {len(missing)} tensors of {weights.architecture}: {_listed(missing)}."
+            "K-32", f"{weights.origin} lacks {len(missing)} tensors of {weights.architecture}: {listed(missing)}."
         )
     vit.load_state_dict(tensors)
     channels = int(vit.patch_embed.proj.in_channels)
@@ -82,16 +84,16 @@ def load_classifier(where: str) -> Encoder:
             "A run writes one at its end where its method learns from labels.",
             "Name such a run, or its folder classifier.",
         )
-    encoder, tensors = load_encoder(str(folder)), read_weights(str(folder)).tensors
-    names = read_json(folder / "config.json").get("pretrained_cfg", {}).get("label_names", [])
-    weight, bias = tensors.get("head.weight"), tensors.get("head.bias")
-    shape = (len(names), encoder.vit.embed_dim)
+    weights = read_weights(str(folder))
+    encoder = _encoder_from(weights, str(folder))
+    weight, bias = weights.tensors.get("head.weight"), weights.tensors.get("head.bias")
+    shape = (len(weights.classes), encoder.vit.embed_dim)
     if weight is None or bias is None or tuple(weight.shape) != shape or tuple(bias.shape) != shape[:1]:
         raise CheckpointError("K-07", f"{folder} has no classifier that fits its class names.")
     head = nn.Linear(shape[1], shape[0])
     head.load_state_dict({"weight": weight, "bias": bias})
     vit = with_head(encoder.vit, head, "avg" if encoder.vit.global_pool == "avg" else "token").eval()
-    return replace(encoder, vit=vit, classes=tuple(map(str, names)))
+    return replace(encoder, vit=vit, classes=weights.classes)
 
 
 def _build(weights: Weights) -> VisionTransformer:
@@ -132,7 +134,7 @@ class Coverage:
         whose = f"the {self.network.replace('_', ' ')} of " if self.network else ""
         parts = [f"{whose}{self.origin}: {len(self.loaded)} of {self.total} encoder tensors loaded"]
         if self.missing:
-            parts.append(f"{len(self.missing)} missing ({_listed(list(self.missing))})")
+            parts.append(f"{len(self.missing)} missing ({listed(self.missing)})")
         if self.ignored:
             parts.append(f"{len(self.ignored)} ignored ({', '.join(sorted({_part(name) for name in self.ignored}))})")
         return ", ".join([*parts, *self.notes])
@@ -232,7 +234,3 @@ def _part(name: str) -> str:
     if name.startswith("student."):
         return "student"
     return "head" if "head" in name else "other"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

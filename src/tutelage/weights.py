@@ -46,6 +46,8 @@ class Weights:
     statistics: Statistics | None = None
     network: str | None = None
     """Whose encoder it is where a run has several: `student`, or a teacher's name."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes where there is a classifier."""
 
     @property
     def relative(self) -> bool:
@@ -111,7 +113,8 @@ def _read(where: str, teacher: str | None) -> Weights:
 
 def _from_run(path: Path, teacher: str | None) -> Weights:
     """Its exported encoder, or while it is not finished its newest whole checkpoint."""
-    handed = _handed_on(path)
+    with _reading(path):
+        handed = _handed_on(read_json(path / "settings.json"))
     folder = path / ("encoder" if teacher in (None, handed) else f"encoder-{teacher}")
     if (folder / "config.json").is_file():
         return replace(_from_timm_folder(folder), network=teacher or handed)
@@ -131,15 +134,13 @@ def _from_run(path: Path, teacher: str | None) -> Weights:
     raise error
 
 
-def _handed_on(run: Path) -> str:
+def _handed_on(settings: dict[str, Any]) -> str:
     """Whose encoder a run hands on: the student's where its method says nothing else."""
-    with _reading(run):
-        return str(read_json(run / "settings.json")["method"].get("hands_on", "student"))
+    return str(settings["method"].get("hands_on", "student"))
 
 
 def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
     run = path.parent.parent
-    network = teacher or _handed_on(run)
     with _reading(path):
         expected = read_json(path / "MANIFEST.json")["files"]["model.safetensors"]
         data = (path / "model.safetensors").read_bytes()
@@ -149,7 +150,8 @@ def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
             raise ValueError("model.safetensors does not have the hash it was written with")
         tensors = load(data)
     with _reading(run):
-        backbone = BackboneSettings.model_validate(read_json(run / "settings.json")["backbone"])
+        settings = read_json(run / "settings.json")
+        backbone, network = BackboneSettings.model_validate(settings["backbone"]), teacher or _handed_on(settings)
         known = read_json(run / "data.json")
         statistics = _numbers(known["mean"], known["std"])
     taken, others = _encoder_of(tensors, network, str(path))
@@ -185,6 +187,7 @@ def _from_timm_folder(path: Path) -> Weights:
             architecture=str(config["architecture"]),
             arguments={**arguments, "in_chans": channels},
             statistics=_statistics(pretrained, channels),
+            classes=tuple(map(str, pretrained.get("label_names") or ())),
         )
 
 

@@ -77,20 +77,22 @@ def correction(
     """
     method = copy.deepcopy(method)
     _catch_up(method)
-    before = {name: p.detach().clone() for name, p in method.named_parameters() if p.requires_grad}
-    gradient = _gradient(method, method(first, clock).parts["reconstruction"])
+    update = {
+        name: -lr * gradient
+        for name, gradient in _gradient(method, method(first, clock).parts["reconstruction"]).items()
+    }
     with torch.no_grad():
-        for name, parameter in method.named_parameters():
-            if name in gradient:
-                parameter.sub_(gradient[name], alpha=lr)
-    update = {name: p.detach() - before[name] for name, p in method.named_parameters() if name in gradient}
+        for name, change in update.items():
+            method.get_parameter(name).add_(change)
     length = torch.stack([u.square().sum() for u in update.values()]).sum()
     seen, along, similarity = _class_token(method, first), [], []
     for probe in probes:
         back = _gradient(method, method(probe, clock).parts["consistency"])
-        along.append(-sum((back[name] * update[name]).sum() for name in update if name in back) / length)
+        along.append(
+            -torch.stack([(back[name] * update[name]).sum() for name in update if name in back]).sum() / length
+        )
         similarity.append(torch.cosine_similarity(_class_token(method, probe), seen, dim=-1)[0])
-    return Correction(torch.stack(similarity), torch.stack([torch.as_tensor(a) for a in along]))
+    return Correction(torch.stack(similarity), torch.stack(along))
 
 
 def _gradient(method: Method, loss: Tensor) -> dict[str, Tensor]:

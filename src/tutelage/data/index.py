@@ -19,7 +19,7 @@ from tutelage.data.labels import few, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
-from tutelage.errors import DataError
+from tutelage.errors import DataError, listed
 
 __all__ = [
     "ArraySource",
@@ -166,7 +166,7 @@ def _refuse_other_classes(root: Path, labels: tuple[str, ...], parts: tuple[str,
 
 
 def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "") if names else "none"
+    return listed(sorted(names)) or "none"
 
 
 def _divide(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tutelage.data.listing import Listing, list_csv
 from tutelage.data.sources import Pictures
 from tutelage.data.splits import name_hashes, take
-from tutelage.errors import DataError, SettingsError
+from tutelage.errors import DataError, SettingsError, listed
 
 
 def is_table(wanted: str) -> bool:
@@ -50,7 +50,7 @@ def few(pictures: Pictures, wanted: str, seed: int) -> Pictures:
     if missing:
         raise DataError(
             "D-23",
-            f"labels {wanted} leaves {len(missing)} of {len(pictures.classes)} classes without one: {_some(missing)}.",
+            f"labels {wanted} leaves {len(missing)} of {len(pictures.classes)} classes without one: {listed(missing)}.",
             "A class that nobody shows cannot be learned.",
             f"Use at least --labels {len(pictures.classes)}, or more where classes are uneven.",
         )
@@ -80,7 +80,7 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     if lost:
         raise DataError(
             "D-24",
-            f"{table} labels {len(lost):,} pictures that are not in {listing.root}: {_some(lost)}.",
+            f"{table} labels {len(lost):,} pictures that are not in {listing.root}: {listed(lost)}.",
             "Paths are below the folder of the table or below DATA.",
             "Mend the paths, or remove the rows.",
         )
@@ -94,7 +94,3 @@ def _below(path: Path, root: Path) -> str:
         return path.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
         return ""
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

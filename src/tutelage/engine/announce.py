@@ -45,13 +45,12 @@ def announcement(
     pictures = settings.batch_size // parts
     batch = f"{settings.batch_size} = {pictures} x {parts} accumulated" if parts > 1 else f"{settings.batch_size}"
     rate = f"{settings.lr:.2e} = {settings.optim.base_lr:.2e} x {settings.batch_size}/256"
-    epochs = clock.total_steps * clock.batch_size / clock.num_pictures
     lines = [
         *data.found.lines(),
         f"recipe  {settings.recipe}: {settings.method.name} · {backbone.name} at {show_size(backbone.size)} px, "
         f"{settings.num_patches} patches",
         f"device  {numerics.device.type} · {numerics.name} · {world} process{'es' if world > 1 else ''}",
-        f"batch   {batch} · lr {rate} · {clock.total_steps} steps, {epochs:.1f} epochs",
+        f"batch   {batch} · lr {rate} · {clock.total_steps} steps, {clock.run_epochs:.1f} epochs",
         *settings.method.notes(settings.num_patches, pictures),
     ]
     if coverage:

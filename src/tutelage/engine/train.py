@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tutelage.batch import Batch
 from tutelage.clock import Clock, warmup_cosine
 from tutelage.data.order import mix
 from tutelage.distributed import all_sum, rank, world_size
@@ -39,9 +40,13 @@ class Numerics:
         """The precision in a word."""
         return str(self.autocast or self.dtype).removeprefix("torch.")
 
+    def ready(self, batch: Batch) -> Batch:
+        """A batch on the device, normalised."""
+        return batch.to(self.device).normalised(self.mean, self.std)
+
     def prepare(self, batch: Micro) -> Micro:
-        """Batches on the device, normalised, as a method takes them."""
-        return {name: part.to(self.device).normalised(self.mean, self.std) for name, part in batch.items()}
+        """The batches of all streams, as a method takes them."""
+        return {name: self.ready(part) for name, part in batch.items()}
 
     def cast(self) -> Any:
         """The autocast context, or none."""
@@ -131,8 +136,7 @@ def _shared(method: Method) -> DistributedDataParallel:
 
 def learning_rate(clock: Clock, settings: RunSettings[Any]) -> float:
     """The learning rate at the clock's step; a run shorter than its recipe's warms up in a share of it at most."""
-    epochs = clock.total_steps * clock.batch_size / clock.num_pictures
-    warmup = min(settings.optim.warmup_epochs, settings.optim.max_warmup_share * epochs)
+    warmup = min(settings.optim.warmup_epochs, settings.optim.max_warmup_share * clock.run_epochs)
     return warmup_cosine(clock, peak=settings.lr, floor=settings.optim.min_lr, warmup_epochs=warmup)
 
 

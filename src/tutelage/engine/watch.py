@@ -114,7 +114,7 @@ class Watch:
 def _class_tokens(method: Method, batches: Iterable[Batch], numerics: Numerics) -> Iterable[Tensor]:
     for batch in batches:
         with numerics.cast():
-            (x,) = numerics.prepare({"plain": batch})["plain"].views
+            (x,) = numerics.ready(batch).views
             yield encode(method.encoder, x).cls[:, 0].cpu()
 
 

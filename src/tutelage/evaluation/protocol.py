@@ -100,17 +100,11 @@ def evaluate_all(
         Evaluation(
             protocol=f"{_NAMES[type(settings)]}/{VERSION}",
             settings=settings.model_dump(mode="json"),
-            encoder=where,
-            origin=encoder.origin,
             teacher=teacher,
-            architecture=encoder.architecture,
-            data=opened.name,
-            fingerprint=opened.fingerprint,
-            pictures={name: len(part) for name, part in parts._asdict().items()},
-            num_classes=judge.num_classes,
             rows=tuple(row[i] for row in rows),
             notes=(*notes, *_remarks(settings, parts, baselines, whole)),
             seconds=round(time.perf_counter() - start, 3),
+            **_asked(where, encoder, opened, parts),
         )
         for i, settings in enumerate(protocols)
     ]
@@ -147,20 +141,27 @@ def evaluate_classifier(
     found = Evaluation(
         protocol=f"classifier/{VERSION}",
         settings={},
-        encoder=where,
-        origin=classifier.origin,
         teacher=None,
-        architecture=classifier.architecture,
-        data=opened.name,
-        fingerprint=opened.fingerprint,
-        pictures={name: len(part) for name, part in parts._asdict().items()},
-        num_classes=len(classifier.classes),
         rows=(Row("classifier", {"head": Score(held_out, test, {})}),),
         notes=tuple(notes),
         seconds=round(time.perf_counter() - start, 3),
+        **_asked(where, classifier, opened, parts),
     )
     _remember(Path(where).expanduser(), [found])
     return found
+
+
+def _asked(where: str, encoder: Encoder, data: Data, parts: Parts) -> dict[str, Any]:
+    """What every evaluation tells of whom it asked about which pictures."""
+    return {
+        "encoder": where,
+        "origin": encoder.origin,
+        "architecture": encoder.architecture,
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "pictures": {name: len(part) for name, part in parts._asdict().items()},
+        "num_classes": len(parts.train.classes),
+    }
 
 
 @torch.no_grad()

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import Count, NonNegative, Share
-from tutelage.encoder import encode, with_head
-from tutelage.errors import DataError, SettingsError
+from tutelage.encoder import with_head
+from tutelage.errors import SettingsError
+from tutelage.heads import Pool, check_classes_shown, classify, linear_head
 from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, seen
 from tutelage.precision import wide
@@ -49,7 +50,7 @@ class SemiMAESettings(MethodSettings, Generic[B]):
     """The warm-up takes at most this share of the run: 100 of 700 epochs."""
     label_smoothing: Share = 0.0
     """Share of each known label that is spread evenly over all classes."""
-    pool: Literal["token", "avg"] = "token"
+    pool: Pool = "token"
     """The classifier reads the class token, or the mean of the patch tokens (methods S9)."""
     teacher: TeacherSettings | None = None
     """Average encoder and classifier into a teacher; none by default, as the paper's equations."""
@@ -84,15 +85,12 @@ class SemiMAESettings(MethodSettings, Generic[B]):
 
     def check_classes(self, data: str, shown: int) -> None:
         """Refuse training pictures without labels, or all of one class."""
-        if shown < 2:
-            raise DataError(
-                "D-17",
-                f"the training pictures of {data} have no labels."
-                if shown == 0
-                else f"the labelled training pictures of {data} are all of one class.",
-                "Labels of other pictures are guessed from them.",
-                "Give --labels labels.csv with the columns path and label, or a set with labels and --labels 40.",
-            )
+        check_classes_shown(
+            data,
+            shown,
+            "Labels of other pictures are guessed from them.",
+            "Give --labels labels.csv with the columns path and label, or a set with labels and --labels 40.",
+        )
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "SemiMAE":
         """FixMatch, or Semi-MAE, around a student."""
@@ -119,9 +117,7 @@ class SemiMAE(Method):
         super().__init__()
         self.settings = settings
         self.student = vit
-        self.head = nn.Linear(vit.embed_dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = linear_head(vit.embed_dim, num_classes)
         if settings.branch:
             self.branch = settings.branch.build(vit)
             # The branch works on the same encoder; its weights belong to this module, and are counted and saved once.
@@ -182,15 +178,12 @@ class SemiMAE(Method):
 
     def warming(self, clock: Clock) -> bool:
         """Whether only labels are learned from yet."""
-        epochs = clock.total_steps * clock.batch_size / clock.num_pictures
-        return clock.epochs < min(self.settings.warmup_epochs, self.settings.max_warmup_share * epochs)
+        return clock.epochs < min(self.settings.warmup_epochs, self.settings.max_warmup_share * clock.run_epochs)
 
     def classify(self, x: Float[Tensor, "b c h w"], *, teacher: bool = False) -> Float[Tensor, "b classes"]:
         """Logits of the student's classifier, or its teacher's."""
         encoder, head = (self.teacher.encoder, self.teacher["head"]) if teacher else (self.student, self.head)
-        z = encode(encoder, x)
-        logits: Tensor = head(z.cls[:, 0] if self.settings.pool == "token" else z.patches.mean(1))
-        return logits
+        return classify(encoder, head, x, self.settings.pool)
 
     @torch.no_grad()
     def guess(self, weak: Float[Tensor, "b c h w"]) -> Guesses:

@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
 
 from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
-from tutelage.encoder import encode, with_head
-from tutelage.errors import DataError
+from tutelage.encoder import with_head
+from tutelage.heads import Pool, check_classes_shown, classify, linear_head
 from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, seen
 
@@ -21,7 +20,7 @@ class SupervisedSettings(MethodSettings):
     """What the classifier reads, and how sure it is to be."""
 
     name: Literal["supervised"] = "supervised"
-    pool: Literal["token", "avg"] = "token"
+    pool: Pool = "token"
     """The classifier reads the class token, or the mean of the patch tokens."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each label spread evenly over all classes; none by default, 0.1 is usual from scratch (DeiT)."""
@@ -36,15 +35,12 @@ class SupervisedSettings(MethodSettings):
 
     def check_classes(self, data: str, shown: int) -> None:
         """Refuse training pictures without labels, or all of one class."""
-        if shown < 2:
-            raise DataError(
-                "D-17",
-                f"the training pictures of {data} have no labels."
-                if shown == 0
-                else f"the labelled training pictures of {data} are all of one class.",
-                "The method supervised learns to tell classes apart.",
-                "Give class folders, or a CSV file with the columns path and label; the other methods need no labels.",
-            )
+        check_classes_shown(
+            data,
+            shown,
+            "The method supervised learns to tell classes apart.",
+            "Give class folders, or a CSV file with the columns path and label; the other methods need no labels.",
+        )
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "Supervised":
         """A classifier of `num_classes` classes around a student."""
@@ -58,9 +54,7 @@ class Supervised(Method):
         super().__init__()
         self.settings = settings
         self.student = vit
-        self.head = nn.Linear(vit.embed_dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = linear_head(vit.embed_dim, num_classes)
 
     def classifier(self) -> VisionTransformer:
         """The student with its head."""
@@ -70,8 +64,6 @@ class Supervised(Method):
         """Mean cross-entropy of the pictures that have a label."""
         (x,), labels = batch["train"].views, batch["train"].labels
 
-        z = encode(self.student, x)
-        logits = self.head(z.cls[:, 0] if self.settings.pool == "token" else z.patches.mean(1))
-
+        logits = classify(self.student, self.head, x, self.settings.pool)
         loss = cross_entropy(logits, labels, self.settings.label_smoothing)
         return Output(loss, {"cross_entropy": loss}, seen(logits=logits, labels=labels))
