@@ -190,7 +190,18 @@ def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
     return results
 
 
+_OF_CLASSIFIERS = {"protocol", "encoder", "data", "labels", "json_output", "device", "workers"}
+"""Options that a classifier heeds; --no-baselines asks for what it does anyway."""
+
+
 def _classifier(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
+    given = {name for name, value in options if value != EvaluateOptions.model_fields[name].default}
+    if others := sorted(given - _OF_CLASSIFIERS - {"baselines"}):
+        raise SettingsError(
+            "C-40",
+            f"{', '.join(others)} belong{'s' * (len(others) == 1)} to protocols on frozen features, not to classifier.",
+            "The classifier is taken as the run trained it.",
+        )
     return protocols.evaluate_classifier(
         options.encoder, options.data, labels=options.labels, device=options.device, workers=options.workers, say=say
     )

@@ -18,6 +18,7 @@ usage: tutelage COMMAND ...
                                        say how good an encoder is, beside raw pixels and an untrained one
   export ENCODER --out DIR             write a timm folder, and prove that it computes the same
   report RUN                           write RUN/report.html again
+  reproduce [TABLE --data DATA]        list the papers' ablations, or run one beside the paper's numbers
   recipes [NAME]                       list the recipes, or show one whole
 
 DATA is a folder of pictures, a list or CSV file, or digits, fashion-mnist, cifar10, cifar100, ...
@@ -71,6 +72,7 @@ def _command(words: list[str]) -> int:
         "evaluate": _evaluate,
         "export": _export,
         "report": _report,
+        "reproduce": _reproduce,
         "recipes": _recipes,
     }
     if words[0] not in commands:
@@ -158,6 +160,25 @@ def _report(words: list[str]) -> int:
 
     print(printable(str(api.report(parse(api.ReportOptions, words, command="tutelage report").run))))
     return 0
+
+
+def _reproduce(words: list[str]) -> int:
+    from tutelage import ablations
+
+    if not words:
+        found = ablations.tables()
+        width = max(len(name) for name in found)
+        for name, table in found.items():
+            print(f"{name:<{width}}  {table.title}")
+        print("\nrun one: tutelage reproduce TABLE --data DATA")
+        return 0
+    if not words[0].startswith("-"):
+        ablations.table(words[0])  # before torch is imported
+
+    from tutelage import reproduce
+    from tutelage.options import parse
+
+    return reproduce.reproduce(parse(reproduce.ReproduceOptions, words, command="tutelage reproduce"))
 
 
 def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:

@@ -9,9 +9,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tutelage.clock import Clock
 from tutelage.config import Count, Depth, Settings, Width
+from tutelage.distributed import all_sum
 from tutelage.encoder import encode
 from tutelage.errors import DataError, SettingsError
+from tutelage.precision import wide
 from tutelage.targets import standardise_channels
 
 Kind = Literal["class", "patch"]
@@ -40,11 +43,12 @@ class HeadSettings(Settings):
 class ProjectionHead(nn.Module):
     """Logits in [-1, 1]: cosines between projected tokens and prototypes, the weight norm's gain frozen at 1."""
 
-    def __init__(self, settings: HeadSettings, width: int) -> None:
+    def __init__(self, settings: HeadSettings, width: int, *, discrete: bool = True) -> None:
+        """Tokens of `width` in; a head that is not `discrete` projects only, and has no prototypes."""
         super().__init__()
         self.in_norm = settings.in_norm
         trunks = 2 if settings.share == "separate" else 1
-        heads = 1 if settings.share == "shared" else 2
+        heads = (1 if settings.share == "shared" else 2) if discrete else 0
         self.trunks = nn.ModuleList(_trunk(settings, width) for _ in range(trunks))
         self.prototypes = nn.ModuleList(
             nn.Linear(settings.bottleneck, settings.prototypes, bias=False) for _ in range(heads)
@@ -90,6 +94,41 @@ def check_rows(rows: int, prototypes: int, what: str) -> None:
             "With fewer than half as many rows as prototypes, balanced assignments say little about the pictures.",
             f"Use at most {2 * rows} prototypes, a larger micro-batch, or more processes.",
         )
+
+
+class Centring(nn.Module):
+    """Soft assignments as DINO makes them: logits minus their running mean, then a softmax (arXiv:2104.14294, eq. 4).
+
+    The mean is over the rows of all micro-batches and processes, and follows every applied update by 1 - `momentum`. Unlike
+    Sinkhorn it does not make prototypes used equally, it only keeps one from taking everything.
+    """
+
+    centre: Tensor
+    num_moves: Tensor
+
+    def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self.register_buffer("num_moves", torch.zeros((), dtype=torch.int64))
+        self._sums: list[Tensor] = []
+
+    @torch.no_grad()
+    def forward(self, logits: Float[Tensor, "b t m"], temperature: float) -> Float[Tensor, "b t m"]:
+        """Assignments by the mean so far; in training the rows count for the next."""
+        x = wide(logits)
+        if self.training:
+            self._sums.append(torch.cat([x.sum((0, 1)), x.new_tensor([float(x.shape[0] * x.shape[1])])]))
+        return ((x - self.centre) / temperature).softmax(-1)
+
+    @torch.no_grad()
+    def update(self, clock: Clock) -> None:
+        """Move the mean where the step just made was applied; its rows are forgotten either way."""
+        sums, self._sums = self._sums, []
+        if clock.updates > int(self.num_moves):
+            total = all_sum(torch.stack(sums).sum(0))
+            self.centre.lerp_(total[:-1] / total[-1], 1 - self.momentum)
+            self.num_moves.fill_(clock.updates)
 
 
 # --- a linear classifier ----------------------------------------------------------------------------------------------

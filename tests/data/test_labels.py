@@ -115,3 +115,29 @@ def test_a_table_for_a_set_in_memory_and_a_missing_one_are_refused(tmp_path: Pat
         open_data("digits", labels=table(tmp_path / "labels.csv", ["a.png,1"]))
     with pytest.raises(DataError, match="D-13: .*cannot be read"):
         open_data(str(photos), labels=str(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 1294), (0.5, 647), (0.1, 129), (0.01, 13)])
+def test_a_share_of_the_pictures_is_of_every_class_and_leaves_the_other_parts(share: float, count: int) -> None:
+    part, whole = open_data("digits", share=share, seed=3), open_data("digits")
+    assert len(part.train) == count
+    assert set(part.train.ids.tolist()) <= set(whole.train.ids.tolist())
+    labels = dict(zip(whole.train.ids.tolist(), whole.train.labels.tolist(), strict=True))
+    assert [labels[i] for i in part.train.ids.tolist()] == part.train.labels.tolist()
+    assert np.abs(np.bincount(part.train.labels, minlength=10) - share * np.bincount(whole.train.labels)).max() <= 1
+    assert np.array_equal(part.held_out.ids, whole.held_out.ids) and np.array_equal(part.test.ids, whole.test.ids)
+    assert (part.fingerprint == whole.fingerprint) == (share == 1)
+
+
+def test_a_smaller_share_is_part_of_a_larger_one_and_the_seed_chooses() -> None:
+    tenth, half, other = (open_data("digits", share=share, seed=seed) for share, seed in ((0.1, 1), (0.5, 1), (0.1, 2)))
+    assert set(tenth.train.ids.tolist()) <= set(half.train.ids.tolist())
+    assert tenth.train.ids.tolist() != other.train.ids.tolist() and tenth.fingerprint != other.fingerprint
+
+
+def test_labels_are_counted_within_a_share() -> None:
+    part = open_data("digits", share=0.5, labels="40")
+    assert (len(part.train), known(part)) == (647, 40)
+    assert any("647 of 1,294 training pictures are used" in note for note in part.found.notes)
+    with pytest.raises(DataError, match="D-27: a share of 0.0001 leaves none of 1,294"):
+        open_data("digits", share=0.0001)

@@ -19,6 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sdae": {"method": DECODER},
     "rc-mae": {"method": DECODER | {"teacher_mask": "different"}},
     "lomar": {"method": {"window": 2, "num_windows": 3}},
+    "pseudomae": {"method": DECODER | {"assignment": "centring", "head": {"prototypes": 8}}},
     "supervised": {},
     "fixmatch": {"labels": "10%", "method": {"threshold": 0.11}},
     "semi-mae": {"labels": "100", "method": {"branch": DECODER, "threshold": 0.11}},

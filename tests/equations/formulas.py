@@ -136,11 +136,15 @@ def decode(tokens: Array, ids_keep: Array, w: Weights, *, num_patches: int, dept
 
 
 def head(x: Array, w: Weights, trunk: int = 0, prototypes: int = 0) -> Array:
-    """Cosines with the prototypes, after three linear layers."""
+    """Cosines with the prototypes."""
+    return project(x, w, trunk) @ unit(w[f"prototypes.{prototypes}.weight"]).T
+
+
+def project(x: Array, w: Weights, trunk: int = 0) -> Array:
+    """Three linear layers, and unit length."""
     for i in (0, 2):
         x = gelu(linear(x, w, f"trunks.{trunk}.{i}"))
-    x = unit(linear(x, w, f"trunks.{trunk}.4"))
-    return x @ unit(w[f"prototypes.{prototypes}.weight"]).T
+    return unit(linear(x, w, f"trunks.{trunk}.4"))
 
 
 # --- targets and losses -----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from equations.tiny import (
     batch,
     build,
     disturbed,
+    gradients,
     pseudomae,
 )
 from tutelage.batch import Batch
@@ -39,12 +40,14 @@ SIZE = {"patch": PATCH, "depth": DEPTH, "heads": HEADS}
 
 
 def head(x: Array, module: torch.nn.Module, kind: str) -> Array:
-    """Logits of rows, by whichever trunk and prototypes are that kind's."""
+    """Logits of rows, by whichever trunk and prototypes are that kind's; vectors where there are no prototypes."""
     w = formulas.weights_of(module)
     if module.in_norm == "token":
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     last = kind == "patch"
     trunk = int(last and "trunks.1.0.weight" in w)
+    if "prototypes.0.weight" not in w:
+        return formulas.project(x, w, trunk)
     return formulas.head(x, w, trunk, int(last and "prototypes.1.weight" in w))
 
 
@@ -65,17 +68,18 @@ def labels_of(logits: list[Array], temperature: float, scope: str, folds: int) -
 
 
 def reference(method: Method, one: Batch, clock: Clock) -> dict[str, float]:
-    """L_m, L_c and L_p of methods 1.5, one picture, token and fold at a time."""
+    """L_m, L_c and L_p of methods 1.5, one picture, token and fold at a time; of no labels with dots for cross-entropies."""
     s = method.settings
     student, decoder = formulas.weights_of(method.student), formulas.weights_of(method.decoder)
     labelling = formulas.weights_of(method.labelling_teacher.encoder)
-    dual = s.teacher_mode == "dual"
-    rebuilding = formulas.weights_of(method.reconstruction_teacher.encoder) if dual else labelling
+    rebuilding = labelling
+    if "reconstruction_teacher" in method.teachers:
+        rebuilding = formulas.weights_of(method.reconstruction_teacher.encoder)
     teachers_head = method.labelling_teacher["head"] if s.head_teacher == "ema" else method.head
     ramp = min(30, 0.1 * clock.total_steps * clock.batch_size / clock.num_pictures)
     temperature = 0.04 + 0.03 * min(1, clock.step * clock.batch_size / clock.num_pictures / ramp)
 
-    y, y_cls, e, cls_logits, patch_logits, cosines = [], [], [], [], [], []
+    y, y_cls, e, cls_logits, patch_logits, errors = [], [], [], [], [], []
     for row in range(len(one.labels)):
         simple = one.views[0][row].numpy()
         view = simple if s.teacher_mode == "single" else one.views[1][row].numpy()
@@ -85,24 +89,40 @@ def reference(method: Method, one: Batch, clock: Clock) -> dict[str, float]:
         out = formulas.decode(z, keep, decoder, num_patches=PATCHES, depth=2, heads=4)
         y.append(out[1:][hide])
         y_cls.append(out[0] if s.class_source == "decoder" else z[0])
-        target = formulas.standardise(folded(simple, hide, rebuilding, s.folds)[1])
-        cosines += [formulas.cosine(y[-1][i], target[i]) for i in range(HIDDEN)]
+        if s.reconstruction_target == "pixels":
+            rebuilt = formulas.linear(y[-1], formulas.weights_of(method), "pixels")
+            pixels = formulas.standardise(formulas.patches(simple, PATCH)[hide])
+            errors += [((rebuilt[i] - pixels[i]) ** 2).mean() for i in range(HIDDEN)]
+        else:
+            target = formulas.standardise(folded(simple, hide, rebuilding, s.folds)[1])
+            errors += [1 - formulas.cosine(y[-1][i], target[i]) for i in range(HIDDEN)]
         ids = {"same": hide, "independent": other[VISIBLE:], "unmasked": np.arange(PATCHES)}[s.label_mask]
         e_cls, e_patches = folded(view, ids, labelling, s.label_folds)
         e.append(e_patches)
         cls_logits.append(head(e_cls, teachers_head, "class"))
         patch_logits.append(head(e_patches, teachers_head, "patch"))
 
-    c = labels_of(cls_logits, temperature, s.sinkhorn_scope, s.label_folds)
-    p = labels_of(patch_logits, temperature, s.sinkhorn_scope, s.label_folds)
+    if s.assignment == "sinkhorn":
+        c = labels_of(cls_logits, temperature, s.sinkhorn_scope, s.label_folds)
+        p = labels_of(patch_logits, temperature, s.sinkhorn_scope, s.label_folds)
+    elif s.assignment == "centring":
+        centre = {name: formulas.weights_of(module)["centre"] for name, module in method.centres.items()}
+        c = formulas.softmax((np.stack(cls_logits) - centre["class"]) / temperature)
+        p = formulas.softmax((np.stack(patch_logits) - centre["patch"]) / temperature)
+    else:
+        c, p = np.stack(cls_logits), np.stack(patch_logits)
     class_costs, patch_costs = [], []
+
+    def cost(student: Array, label: Array) -> float:
+        return 1 - student @ label if s.assignment == "none" else formulas.cross_entropy(student, label, 0.1)
+
     for row in range(len(y)):
         own = head(y_cls[row][None], method.head, "class")[0]
-        class_costs += [formulas.cross_entropy(own, label, 0.1) for label in c[row]]
+        class_costs += [cost(own, label) for label in c[row]]
         for token, logits in zip(y[row], head(y[row], method.head, "patch"), strict=True):
             j = np.argmax([formulas.cosine(token, candidate) for candidate in e[row]])
-            patch_costs.append(formulas.cross_entropy(logits, p[row][j], 0.1))
-    return {"reconstruction": 1 - np.mean(cosines), "class": np.mean(class_costs), "patch": np.mean(patch_costs)}
+            patch_costs.append(cost(logits, p[row][j]))
+    return {"reconstruction": np.mean(errors), "class": np.mean(class_costs), "patch": np.mean(patch_costs)}
 
 
 @pytest.mark.parametrize(
@@ -123,12 +143,19 @@ def reference(method: Method, one: Batch, clock: Clock) -> dict[str, float]:
         {"head": HEAD.model_copy(update={"prototypes": 12, "share": "shared_trunk"})},  # A9
         {"head": HEAD.model_copy(update={"prototypes": 12, "share": "separate"})},
         {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": "token"})},  # A12
+        {"assignment": "centring"},  # A20
+        {"assignment": "none"},
+        {"assignment": "none", "head": HEAD.model_copy(update={"share": "separate"})},
+        {"reconstruction_target": "pixels"},
+        {"reconstruction_target": "pixels", "teacher_mode": "single"},
     ],
     ids=lambda changes: ", ".join(f"{k} {v}" for k, v in changes.items() if k != "head") or None,
 )
 def test_the_three_losses_equal_the_papers_equations(changes: dict[str, Any]) -> None:
     """Equations 1, 3 and 4 as methods 1.5 reads them; oracle 42 with one fold."""
     method = build(pseudomae(**changes))
+    for centre in method.centres.values() if method.settings.assignment == "centring" else ():
+        centre.centre.normal_()
     data = batch(method)
     out = method(data, START)
     for name, value in reference(method, data["train"], START).items():
@@ -172,8 +199,67 @@ def test_every_choice_of_a_switch_gives_another_loss() -> None:
         {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": "token"})},  # A12
         {"head": HEAD.model_copy(update={"prototypes": 12, "in_norm": "batch"})},
         {"match_norm": "picture"},  # A16
+        {"assignment": "none"},  # A20
+        {"assignment": "centring"},
+        {"sinkhorn_iterations": 0, "class_source": "encoder"},
+        {"reconstruction_target": "pixels"},
     ]
     assert len({losses(**choice) for choice in choices}) == len(choices)
+
+
+def test_a_centre_follows_the_rows_of_the_updates_that_were_applied() -> None:
+    """A20, DINO eq. 4: c <- 0.9 c + 0.1 mean over the rows of all micro-batches; a skipped step leaves it."""
+    method = build(pseudomae(assignment="centring", class_weight=0.5))
+    centre, clock = method.centres["class"], START
+    before = centre.centre.clone()
+    logits = [torch.randn(2, 3, 12, dtype=torch.float64) + 1 for _ in range(4)]
+    for rows in logits[:2]:  # two micro-batches of a step
+        centre(rows, 0.04)
+    clock = clock.tick()
+    centre.update(clock)
+    expected = 0.9 * before + 0.1 * torch.cat(logits[:2]).reshape(-1, 12).mean(0)
+    torch.testing.assert_close(centre.centre, expected)
+
+    centre(logits[2], 0.04)
+    clock = clock.tick(applied=False)
+    centre.update(clock)
+    torch.testing.assert_close(centre.centre, expected)
+
+    method.eval()
+    centre(logits[2], 0.04)  # a monitor asks
+    method.train()
+    centre(logits[3], 0.04)
+    centre.update(clock.tick())
+    torch.testing.assert_close(centre.centre, 0.9 * expected + 0.1 * logits[3].reshape(-1, 12).mean(0))
+
+
+def test_a_centred_label_favours_no_prototype_that_all_rows_favour() -> None:
+    """What centring is for: with the mean taken out, labels tell rows apart and are not one prototype for all."""
+    method = build(pseudomae(assignment="centring"))
+    centre = method.centres["class"]
+    rows = 0.01 * torch.randn(2, 3, 12, dtype=torch.float64)
+    rows[..., 0] += 1
+    assert (centre(rows, 0.04).argmax(-1) == 0).all()
+    centre.centre.copy_(rows.reshape(-1, 12).mean(0))
+    assert (centre(rows, 0.04).argmax(-1) != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "teachers", "parts"),
+    [
+        ({"reconstruction_target": "pixels"}, {"labelling_teacher"}, {"student", "decoder", "pixels", "head"}),
+        ({"assignment": "none"}, {"labelling_teacher", "reconstruction_teacher"}, {"student", "decoder", "head"}),
+        ({"reconstruction_target": "pixels", "class_weight": 0, "patch_weight": 0}, set(), {"student", "decoder", "pixels"}),
+    ],
+)  # fmt: skip
+def test_an_ablation_has_no_network_that_it_does_not_use(
+    changes: dict[str, Any], teachers: set[str], parts: set[str]
+) -> None:
+    method = build(pseudomae(**changes))
+    assert set(method.teachers) == teachers
+    used = gradients(method, method(batch(method), START).loss)
+    assert {name.partition(".")[0] for name in used} == parts
+    assert used.keys() == {name for name, p in method.named_parameters() if p.requires_grad}
 
 
 # --- what each network sees -------------------------------------------------------------------------------------------

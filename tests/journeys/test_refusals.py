@@ -73,6 +73,10 @@ def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
             "C-40: shots, draws and C belong to 'low-shot', not to knn.",
         ),
         (
+            ["evaluate", "classifier", "x", "--data=y", "--epochs=3", "--teacher=student"],
+            "C-40: epochs, teacher belong to protocols on frozen features, not to classifier.",
+        ),
+        (
             ["evaluate", "low-shot", "x", "--data=y", "--low-shot.draws=1"],
             "draws is 1: it should be greater than or equal",
         ),

@@ -80,13 +80,17 @@ def test_pictures_without_labels_or_of_one_class_are_refused_before_a_folder_is_
         assert not out.exists()
 
 
-def test_half_of_the_labels_are_enough(tmp_path: Path) -> None:
+def test_half_of_the_labels_are_enough(tmp_path: Path, capsys) -> None:
+    """Only labelled pictures are drawn: 60, less those for testing and held out, are 22."""
     photos, table = tmp_path / "photos", tmp_path / "some.csv"
     photos.mkdir()
     for i in range(60):
         Image.effect_noise((16, 16), 10 + i).save(photos / f"{i:02}.png")
     names = ("cat", "dog", "", "")
     table.write_text("path,label\n" + "".join(f"photos/{i:02}.png,{names[i % 4]}\n" for i in range(60)))
-    assert main(pretrain(table, tmp_path / "run", "--steps=2", "--method.pool=avg")) == 0
+    assert main(pretrain(table, tmp_path / "run", "--steps=2", "--method.pool=avg", "--batch-size=16")) == 0
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2 and all(0 < loss < 2 for loss in losses)
+    capsys.readouterr()
+    assert main(pretrain(table, tmp_path / "other", "--steps=2", "--batch-size=32")) == 3
+    assert "has 22 labelled training pictures, fewer than the batch_size of 32" in capsys.readouterr().err

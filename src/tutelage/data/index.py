@@ -15,7 +15,7 @@ from tutelage.data import named
 from tutelage.data.duplicates import shared
 from tutelage.data.found import Found, open_files
 from tutelage.data.idx import read_idx_folder
-from tutelage.data.labels import few, fingerprint_with, is_table, labelled_by
+from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
@@ -60,30 +60,40 @@ class Statistics(NamedTuple):
 
 
 def open_data(
-    data: str, *, holdout: float = 0.1, labels: str | None = None, seed: int = 0, cache: Path | None = None
+    data: str,
+    *,
+    holdout: float = 0.1,
+    share: float = 1.0,
+    labels: str | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
 ) -> Data:
     """The set that `data` names: a named set, a folder (of pictures, or of idx files), a list (.txt) or a table (.csv).
 
     A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
     of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
     besides its test part. Both are functions of names and labels alone. `cache` is where named sets are kept,
-    and what was seen of large ones. `labels` are those of a table (labels.csv) instead of the set's own, or as many
-    ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. Raises DataError D-01 to D-24,
-    SettingsError C-14.
+    and what was seen of large ones.
+
+    `share` of the training pictures are used, chosen by `seed`. `labels` are those of a table (labels.csv) instead of the
+    set's own, or as many ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. Raises DataError D-01
+    to D-27, SettingsError C-14.
     """
     table = Path(labels).expanduser() if labels and is_table(labels) else None
     whole = _opened(data, holdout, table, cache)
-    if labels is None or table is not None:
+    train, notes = whole.train, list(whole.found.notes)
+    if share < 1:
+        train = fewer(train, share, seed)
+        notes.append(f"{len(train):,} of {len(whole.train):,} training pictures are used: a share of {share:g}")
+    if labels is not None and table is None:
+        known = int((train.labels >= 0).sum())
+        train = few(train, labels, seed)
+        used = int((train.labels >= 0).sum())
+        notes.append(f"{used:,} of {known:,} training labels are used; the other training pictures count as unlabelled")
+    if train is whole.train:
         return whole
-    train = few(whole.train, labels, seed)
-    known, of = int((train.labels >= 0).sum()), int((whole.train.labels >= 0).sum())
-    note = f"{known:,} of {of:,} training labels are used; the other training pictures count as unlabelled"
-    return replace(
-        whole,
-        train=train,
-        found=replace(whole.found, notes=(*whole.found.notes, note)),
-        fingerprint=fingerprint_with(whole.fingerprint, train),
-    )
+    found = replace(whole.found, notes=tuple(notes))
+    return replace(whole, train=train, found=found, fingerprint=fingerprint_with(whole.fingerprint, train))
 
 
 def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -> Data:

@@ -67,7 +67,7 @@ def _matrix(path: Path, key: str) -> list[int]:
 
 
 def _mat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     contents: dict[str, Any] = loadmat(path, squeeze_me=True)
     return contents

@@ -1,4 +1,4 @@
-"""Few labels: how many of a set's are used, or which, so that the rest of its pictures count as unlabelled."""
+"""How many of a set's pictures and labels are used, or which labels: the rest of the pictures count as unlabelled."""
 
 import hashlib
 import re
@@ -57,9 +57,23 @@ def few(pictures: Pictures, wanted: str, seed: int) -> Pictures:
     return replace(pictures, labels=labels)
 
 
+def fewer(pictures: Pictures, share: float, seed: int) -> Pictures:
+    """A share of the pictures, as nearly as possible of every class, chosen by the seed. Raises DataError D-27."""
+    hashes = name_hashes([pictures.name(i) for i in range(len(pictures))])
+    kept = pictures.subset(take(hashes, pictures.labels, share, f"pictures {seed}"))
+    if not len(kept):
+        raise DataError(
+            "D-27",
+            f"a share of {share:g} leaves none of {len(pictures):,} training pictures.",
+            todo="Use a larger --share.",
+        )
+    return kept
+
+
 def fingerprint_with(fingerprint: str, pictures: Pictures) -> str:
-    """A set's fingerprint that also tells which labels are used."""
-    return hashlib.sha256(fingerprint.encode() + pictures.labels.astype("<i8").tobytes()).hexdigest()
+    """A set's fingerprint that also tells which training pictures and labels are used."""
+    used = pictures.ids.astype("<i8").tobytes() + pictures.labels.astype("<i8").tobytes()
+    return hashlib.sha256(fingerprint.encode() + used).hexdigest()
 
 
 def labelled_by(listing: Listing, table: Path) -> Listing:

@@ -4,6 +4,7 @@ from typing import Any
 
 from tutelage.clock import Clock
 from tutelage.data.index import Data, Statistics
+from tutelage.engine.launch import peak_memory
 from tutelage.engine.run import RunFolder
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
@@ -41,4 +42,4 @@ def finish(
         )
         run.event("exported", folder=name, largest_difference=difference)
     watch.draw(method, clock, statistics, run.path / "pictures")
-    run.event("finished", step=clock.step)
+    run.event("finished", step=clock.step, peak_memory=peak_memory(numerics.device))

@@ -59,7 +59,9 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> F
     with StopRequest(out).listening() as stop, launched(settings.device) as device:
         settings.check(world_size())
         check_writable(out)
-        data = open_data(settings.data, holdout=settings.holdout, labels=settings.labels, seed=settings.seed)
+        data = open_data(
+            settings.data, holdout=settings.holdout, share=settings.share, labels=settings.labels, seed=settings.seed
+        )
         labels = data.train.labels
         settings.method.check_classes(data.name, len(np.unique(labels[labels >= 0])))
         feeds = open_feeds(settings.method.streams, data.train, settings)
@@ -156,11 +158,12 @@ def new_clock(settings: RunSettings[Any], data: Data, feeds: Feeds) -> Clock:
             "Use --labels 40, or 10%, or a table; or the method supervised.",
         )
     if n < g:
+        kind = {"any": "", "known": "labelled ", "unknown": "unlabelled "}[feeds.main.labels]
         largest = n * settings.batch_size // g
         fitting = next((size for size in range(largest, 0, -1) if _fits(settings, size)), None)
         raise DataError(
             "D-03",
-            f"{data.name} has {n} training pictures, fewer than the batch_size of {g}.",
+            f"{data.name} has {n} {kind}training pictures, fewer than the batch_size of {g}.",
             "A batch would hold the same picture twice.",
             f"Use --batch-size {fitting} or less."
             if fitting

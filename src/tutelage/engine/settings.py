@@ -51,6 +51,8 @@ class RunSettings(Settings, Generic[M]):
     """DATA: a folder, a list or CSV file, or a named set such as fashion-mnist."""
     labels: str | None = None
     """How many labels are used: 40, 10%, or labels.csv with the columns path and label; by default all there are."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training pictures that is used, as nearly as possible of every class: to see what fewer teach."""
     epochs: Positive
     """Passes over the pictures."""
     steps: Count | None = None

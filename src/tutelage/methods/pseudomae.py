@@ -5,26 +5,34 @@ pseudomae.md (A1 to A30), and those that change results are settings.
 """
 
 import math
-from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock, CosineMomentum, LinearRamp
 from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Ratio
 from tutelage.decoder import Decoder, DecoderSettings
 from tutelage.distributed import world_size
-from tutelage.encoder import Tokens, encode, grid_of
+from tutelage.encoder import Tokens, encode, grid_of, initialise, patch_of
 from tutelage.errors import SettingsError
-from tutelage.heads import HeadSettings, Kind, ProjectionHead, check_rows
-from tutelage.losses import CosAxis, cosine_loss, soft_cross_entropy
+from tutelage.heads import Centring, HeadSettings, Kind, ProjectionHead, check_rows
+from tutelage.losses import CosAxis, cosine_loss, masked_mse, soft_cross_entropy
 from tutelage.masking import PatchMask, check_folds, check_mask, gather, random_mask, visible_count
 from tutelage.method import Method, MethodSettings, Output, seen, total
-from tutelage.targets import SinkhornScope, TargetNorm, assign, nearest_tokens, token_target
+from tutelage.precision import wide
+from tutelage.targets import (
+    SinkhornScope,
+    TargetNorm,
+    assign,
+    nearest_tokens,
+    patchify,
+    standardise,
+    token_target,
+)
 from tutelage.teacher import EMATeacher, TeacherSettings
 
 
@@ -51,6 +59,9 @@ class PseudoMAESettings(MethodSettings):
     head_teacher: Literal["ema", "student"] = "ema"
     """The labelling teacher's head follows the student's, or is the student's, without gradient (methods A11)."""
 
+    reconstruction_target: Literal["teacher", "pixels"] = "teacher"
+    """The reconstruction teacher's tokens; or, for an ablation, the standardised pixels of the hidden patches, as MAE, by a
+    linear layer more and without that teacher."""
     target_norm: TargetNorm = "token"
     """Over what the reconstruction target is standardised (eq. 2; methods A3 and 1.11)."""
     cos_axis: CosAxis = "feature"
@@ -60,6 +71,9 @@ class PseudoMAESettings(MethodSettings):
     """The labelling teacher sees the patches that are hidden from the student, those of another mask, or all (A5)."""
     class_source: Literal["decoder", "encoder"] = "decoder"
     """Where the student's class token is taken for the class label (methods A8)."""
+    assignment: Literal["sinkhorn", "centring", "none"] = "sinkhorn"
+    """How the labelling teacher's tokens become labels (methods A20): balanced over the prototypes, or centred as DINO's. Or
+    for an ablation not at all: the student predicts the teacher's vector in the head's bottleneck, by its cosine."""
     sinkhorn_scope: SinkhornScope = "global"
     """Which rows are balanced together (methods A13)."""
     sinkhorn_iterations: NonNegativeInt = 3
@@ -94,6 +108,26 @@ class PseudoMAESettings(MethodSettings):
             "patch": self.patch_weight,
         }
         return {name: weight for name, weight in weights.items() if weight > 0}
+
+    @property
+    def norm_pix(self) -> bool:
+        """Where pixels are the target they are standardised in each patch."""
+        return True
+
+    @property
+    def rebuilds_tokens(self) -> bool:
+        """Whether a teacher's tokens are a target."""
+        return self.reconstruction_weight > 0 and self.reconstruction_target == "teacher"
+
+    @property
+    def rebuilds_pixels(self) -> bool:
+        """Whether pixels are a target."""
+        return self.reconstruction_weight > 0 and self.reconstruction_target == "pixels"
+
+    @property
+    def discrete(self) -> bool:
+        """Whether labels are assignments to prototypes."""
+        return self.assignment != "none"
 
     @property
     def labels(self) -> bool:
@@ -145,30 +179,37 @@ class PseudoMAESettings(MethodSettings):
                 )
         else:
             check_folds(num_patches, self.mask_ratio, self.label_folds, "method.label_folds")
-        rows = self.sinkhorn_rows(num_patches, pictures)
-        for kind, count in rows.items():
-            if kind in self.weights:
-                check_rows(count, self.head.prototypes, kind)
+        if not self.discrete and self.match_feature == "logits":
+            raise SettingsError(
+                "C-24",
+                "method.assignment 'none' has no prototypes, which method.match_feature 'logits' needs.",
+                todo="Use match_feature token or bottleneck.",
+            )
+        if self.assignment == "sinkhorn":
+            for kind, count in self.sinkhorn_rows(num_patches, pictures).items():
+                if kind in self.weights:
+                    check_rows(count, self.head.prototypes, kind)
 
     def notes(self, num_patches: int, pictures: int) -> list[str]:
         """How many rows each Sinkhorn call balances (methods A28)."""
+        if not self.labels or self.assignment != "sinkhorn":
+            return []
         rows = self.sinkhorn_rows(num_patches, pictures)
         told = f"{rows['class']:,} class and {rows['patch']:,} patch tokens over {self.head.prototypes:,} prototypes"
-        return [f"labels  Sinkhorn balances {told}"] if self.labels else []
+        return [f"labels  Sinkhorn balances {told}"]
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "PseudoMAE":
         """PseudoMAE around a student."""
         return PseudoMAE(self, vit)
 
 
-class Labels(NamedTuple):
-    """What the labelling teacher says of a micro-batch."""
+class Labelling(NamedTuple):
+    """What the labelling teacher saw of a micro-batch."""
 
     tokens: Tokens
-    classes: Float[Tensor, "b k m"]
-    """C of eq. 4: assignments of the class token of each fold."""
-    patches: Float[Tensor, "b n m"]
-    """P of eq. 3: assignments of the patch tokens."""
+    """Class tokens [b, k, d] and patch tokens [b, n, d] of its folds."""
+    ids: Int[Tensor, "b n"]
+    """Places of the patches."""
 
 
 class PseudoMAE(Method):
@@ -179,16 +220,21 @@ class PseudoMAE(Method):
         s = self.settings = settings
         self.student = vit
         self.decoder = Decoder(s.decoder, width_in=vit.embed_dim, out=vit.embed_dim, grid=grid_of(vit))
-        single = s.teacher_mode != "dual"
-        if s.reconstruction_weight > 0 and not single:
+        if s.rebuilds_tokens and s.teacher_mode == "dual":
             self.reconstruction_teacher = EMATeacher(s.reconstruction_teacher, encoder=vit)
+        elif s.rebuilds_pixels:
+            self.pixels = nn.Linear(vit.embed_dim, math.prod(patch_of(vit)) * vit.patch_embed.proj.in_channels)
+            initialise(self.pixels)
         # The head comes last, so that without label losses the weights begin as SdAE's.
         if s.labels:
             # One label loss needs one head: a second would get no gradient.
             both = s.class_weight > 0 and s.patch_weight > 0
             head = s.head if both else s.head.model_copy(update={"share": "shared"})
-            self.head = ProjectionHead(head, vit.embed_dim)
-        if s.labels or single:
+            self.head = ProjectionHead(head, vit.embed_dim, discrete=s.discrete)
+        if s.assignment == "centring":
+            kinds = s.weights.keys() - {"reconstruction"}
+            self.centres = nn.ModuleDict({kind: Centring(s.head.prototypes) for kind in sorted(kinds)})
+        if s.labels or (s.rebuilds_tokens and s.teacher_mode != "dual"):
             self.labelling_teacher = EMATeacher(s.labelling_teacher, **self._labelling_students())
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
@@ -202,33 +248,25 @@ class PseudoMAE(Method):
         z = encode(self.student, x, mask.ids_keep)
         out = self.decoder(z, mask)
         y = mask.hidden(out.patches)  # [b, h, d]
-        t, labels = self._targets(x, x_complex, mask, random_mask(keys_complex, s.mask_ratio), clock)
+        t, e = self._targets(x, x_complex, mask, random_mask(keys_complex, s.mask_ratio))
 
-        if t is not None:
+        pixels = self.pixels(out.patches) if s.rebuilds_pixels else None  # [b, n, p]
+        watched = seen(ids_mask=mask.ids_mask, pixels=pixels, prediction=y if pixels is None else None, target=t)
+        if t is not None and pixels is not None:
+            parts["reconstruction"] = masked_mse(mask.hidden(pixels), t)
+        elif t is not None:
             parts["reconstruction"] = cosine_loss(y, t, axis=s.cos_axis, folds=s.folds)  # eq. 1
-        if labels is None:
-            return Output(total(parts, s.weights), parts, seen(ids_mask=mask.ids_mask, prediction=y, target=t))
-
-        if s.class_weight > 0:
-            logits = self.head(out.cls if s.class_source == "decoder" else z.cls, "class")  # [b, 1, m]
-            c = labels.classes.mean(1, keepdim=True)
-            parts["class"] = soft_cross_entropy(logits, c, s.student_temperature)  # eq. 4
-        nearest = self._nearest(y, labels.tokens.patches)  # [b, h, matches]
-        if s.patch_weight > 0:
-            p = _matched(labels.patches, nearest)
-            parts["patch"] = soft_cross_entropy(self.head(y, "patch"), p, s.student_temperature)  # eq. 3
-        return Output(
-            total(parts, s.weights),
-            parts,
-            seen(
-                ids_mask=mask.ids_mask,
-                prediction=y,
-                target=t,
-                class_labels=labels.classes if s.class_weight > 0 else None,
-                patch_labels=labels.patches if s.patch_weight > 0 else None,
-                nearest=nearest if s.patch_weight > 0 else None,
-            ),
-        )
+        if e is not None and s.class_weight > 0:
+            c = self._assign(e.tokens.cls, "class", e.ids, clock)  # [b, k, m]
+            token = out.cls if s.class_source == "decoder" else z.cls
+            parts["class"] = self._label_loss(token, "class", c.mean(1, keepdim=True))  # eq. 4
+            watched |= seen(class_labels=c) if s.discrete else {}
+        if e is not None and s.patch_weight > 0:
+            p = self._assign(e.tokens.patches, "patch", e.ids, clock)  # [b, n, m]
+            nearest = self._nearest(y, e.tokens.patches)  # [b, h, matches]
+            parts["patch"] = self._label_loss(y, "patch", _matched(p, nearest))  # eq. 3
+            watched |= seen(nearest=nearest, patch_labels=p) if s.discrete else {}
+        return Output(total(parts, s.weights), parts, watched)
 
     def after_step(self, clock: Clock) -> None:
         """The labelling teacher follows every step, the reconstruction teacher every epoch (3.2)."""
@@ -236,6 +274,8 @@ class PseudoMAE(Method):
             self.labelling_teacher.update(clock, **self._labelling_students())
         if "reconstruction_teacher" in self.teachers:
             self.reconstruction_teacher.update(clock, encoder=self.student)
+        for centre in self.centres.values() if self.settings.assignment == "centring" else ():
+            cast(Centring, centre).update(clock)
 
     def _labelling_students(self) -> dict[str, torch.nn.Module]:
         with_head = self.settings.labels and self.settings.head_teacher == "ema"
@@ -249,34 +289,48 @@ class PseudoMAE(Method):
 
     @torch.no_grad()
     def _targets(
-        self, x: Tensor, x_complex: Tensor, mask: PatchMask, other: PatchMask, clock: Clock
-    ) -> tuple[Float[Tensor, "b h d"] | None, Labels | None]:
-        """The reconstruction target (eq. 2) and the labels (3.3), from two teachers or one."""
+        self, x: Tensor, x_complex: Tensor, mask: PatchMask, other: PatchMask
+    ) -> tuple[Tensor | None, Labelling | None]:
+        """The reconstruction target (eq. 2), and the tokens that labels are made of (3.3), from two teachers or one."""
         s = self.settings
         t: Tensor | None = None
-        if s.reconstruction_weight > 0:
+        tokens: Tokens | None = None
+        if s.rebuilds_tokens:
             name = "reconstruction_teacher" if s.teacher_mode == "dual" else "labelling_teacher"
             tokens = encode(self.teachers[name].encoder, x, mask.ids_mask, s.folds)
             t = token_target(tokens.patches, s.target_norm)
+        elif s.rebuilds_pixels:
+            t = mask.hidden(standardise(patchify(x, patch_of(self.student))))
         if not s.labels:
             return t, None
-        if s.teacher_mode == "single" and t is not None and s.label_mask == "same" and s.label_folds == s.folds:
-            return t, self._labels(tokens, mask.ids_mask, clock)  # one pass gives both targets
-        ids = {"same": mask.ids_mask, "independent": other.ids_mask, "unmasked": None}[s.label_mask]
-        view = x if s.teacher_mode == "single" else x_complex
-        return t, self._labels(encode(self.labelling_teacher.encoder, view, ids, s.label_folds), ids, clock)
+        everything = torch.arange(math.prod(grid_of(self.student)), device=x.device).expand(len(x), -1)
+        ids = {"same": mask.ids_mask, "independent": other.ids_mask, "unmasked": everything}[s.label_mask]
+        if s.teacher_mode == "single" and tokens and s.label_mask == "same" and s.label_folds == s.folds:
+            return t, Labelling(tokens, ids)  # one pass gives both targets
+        view, shown = x if s.teacher_mode == "single" else x_complex, None if s.label_mask == "unmasked" else ids
+        return t, Labelling(encode(self.labelling_teacher.encoder, view, shown, s.label_folds), ids)
 
-    def _labels(self, e: Tokens, ids: Int[Tensor, "b n"] | None, clock: Clock) -> Labels:
-        """Cluster assignments of the labelling teacher's tokens: two Sinkhorn calls, for class and for patch tokens."""
-        s = self.settings
-        temperature = s.teacher_temperature(clock)
-        head = self._teacher_head
-        if ids is None:
-            ids = torch.arange(e.patches.shape[1], device=e.patches.device).expand(e.patches.shape[:2])
-        balance = partial(assign, folds=s.label_folds, scope=s.sinkhorn_scope, iterations=s.sinkhorn_iterations)
-        classes = balance(head(e.cls, "class"), temperature)
-        patches = balance(head(e.patches, "patch"), temperature, positions=ids)
-        return Labels(e, classes, patches)
+    @torch.no_grad()
+    def _assign(
+        self, tokens: Float[Tensor, "b t d"], kind: Kind, ids: Int[Tensor, "b n"], clock: Clock
+    ) -> Float[Tensor, "b t m"]:
+        """The labels of the labelling teacher's class or patch tokens: assignments, or vectors in the bottleneck."""
+        s, head = self.settings, self._teacher_head
+        if not s.discrete:
+            return wide(head.project(tokens, kind))
+        logits, temperature = head(tokens, kind), s.teacher_temperature(clock)
+        if s.assignment == "centring":
+            centred: Tensor = self.centres[kind](logits, temperature)
+            return centred
+        positions = ids if kind == "patch" else None
+        scope, iterations = s.sinkhorn_scope, s.sinkhorn_iterations
+        return assign(logits, temperature, folds=s.label_folds, scope=scope, iterations=iterations, positions=positions)
+
+    def _label_loss(self, tokens: Float[Tensor, "b t d"], kind: Kind, labels: Float[Tensor, "b t m"]) -> Tensor:
+        """Cross-entropy with assignments; with vectors one minus the cosine, which averages like it."""
+        if not self.settings.discrete:
+            return 1 - (wide(self.head.project(tokens, kind)) * labels).sum(-1).mean()
+        return soft_cross_entropy(self.head(tokens, kind), labels, self.settings.student_temperature)
 
     @torch.no_grad()
     def _nearest(self, y: Float[Tensor, "b h d"], e: Float[Tensor, "b n d"]) -> Int[Tensor, "b h matches"]:

@@ -27,8 +27,8 @@ class SupervisedSettings(MethodSettings):
 
     @property
     def streams(self) -> dict[str, Stream]:
-        """One view."""
-        return {"train": Stream(views=("simple",))}
+        """One view of the pictures that have a label."""
+        return {"train": Stream(views=("simple",), labels="known")}
 
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Any number of patches and pictures will do."""

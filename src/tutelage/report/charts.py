@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tutelage.report.collect import Record, Row
+from tutelage.report.collect import Record, Row, prototypes_of
 
 POINTS = 300
 """A line has at most about this many points; each is the median of its stretch."""
@@ -53,9 +53,7 @@ class Chart(NamedTuple):
 
 def charts(record: Record) -> list[Chart]:
     """The charts that a run has numbers for."""
-    settings = record.settings.get("method")
-    head = settings.get("head") if isinstance(settings, dict) else None
-    prototypes = head.get("prototypes") if isinstance(head, dict) else None
+    prototypes = prototypes_of(record.settings.get("method"))
     chance = math.log(prototypes) if isinstance(prototypes, int) and prototypes > 1 else None
     metrics, monitors = record.metrics, record.monitors
     kinds = ("class", "patch")

@@ -17,6 +17,7 @@ MAX_PICTURES, MAX_PICTURE_BYTES = 12, 4_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
 
 Row = dict[str, Any]
+"""A line of a JSONL file of the run."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, int) and abs(value) >= 2**63:
         return None
     return [plain(item, depth + 1) for item in value] if isinstance(value, list) else value
+
+
+def prototypes_of(method: Any) -> Any:
+    """Over how many prototypes the labels of a method's settings are spread; None where there are none."""
+    head = method.get("head") if isinstance(method, dict) and method.get("assignment") != "none" else None
+    return head.get("prototypes") if isinstance(head, dict) else None
 
 
 def _usable(path: Path, most: int) -> bool:

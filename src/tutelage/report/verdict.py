@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-Row = dict[str, Any]
-"""A line of a JSONL file of the run."""
+from tutelage.report.collect import Row, prototypes_of
 
 State = Literal[
     "numbers", "short", "collapsed", "constant", "worse", "uniform", "hubs", "plateaued", "improving", "healthy"
@@ -173,8 +172,7 @@ def _worse(monitors: Sequence[Row]) -> list[Reason]:
 
 def _uniform(metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str, Any]) -> list[Reason]:
     method = settings.get("method")
-    head = method.get("head") if isinstance(method, dict) else None
-    prototypes = _number(head.get("prototypes")) if isinstance(head, dict) else None
+    prototypes = _number(prototypes_of(method))
     if not prototypes or prototypes < 2:
         return []
     chance, reasons = math.log(prototypes), []

@@ -1,0 +1,100 @@
+"""`tutelage reproduce`, through the command line: what is there is not run again, and a stop loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tutelage.cli import main
+from tutelage.engine.settings import read_settings
+
+TABLE = "pseudomae/table-7"
+
+
+def words(out: Path, *more: str) -> list[str]:
+    small = ["--seeds=1", "--pictures=128", "--train-pictures=200", "--jobs=2"]
+    return ["reproduce", TABLE, "--data=digits", f"--out={out}", *small, *more]
+
+
+@pytest.mark.slow
+def test_a_table_is_run_once_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tmp_path)) == 0
+    said = capsys.readouterr()
+    assert "2 runs, 2 to do" in said.err
+    kept = tmp_path / "mini" / TABLE / "table.md"
+    assert kept.read_text() in said.out
+    rows = json.loads(kept.with_suffix(".json").read_text())["rows"]
+    assert [row["row"] for row in rows] == ["default", "ten times as fast"]
+    assert [row["paper"] for row in rows] == [74.8, 73.6]
+    assert all(0 < row["scores"]["linear-cached/1"]["mean"] < 100 for row in rows)
+    assert rows[1]["direction"] == "one seed" and rows[1]["step_time"] > 0 and rows[1]["memory"] > 0.5
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("evaluations.jsonl")}
+    assert len(before) == 2
+    assert main(words(tmp_path)) == 0
+    again = capsys.readouterr()
+    assert "2 runs, 0 to do" in again.err and again.out == said.out
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_stop_saves_the_runs_and_ends_with_75(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tutelage", *words(tmp_path, "--pictures=1000000", "--jobs=1")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (metrics := list(tmp_path.rglob("metrics.jsonl"))) or not metrics[0].read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert said.strip().endswith(
+        "S-75: pseudomae/table-7 was asked to stop; its runs are saved. The same command goes on."
+    )
+    assert list(metrics[0].parent.glob("checkpoints/step-*/MANIFEST.json"))
+    assert "stopped" in (metrics[0].parent / "events.jsonl").read_text()
+
+
+def test_the_full_scale_writes_an_array_that_a_shell_can_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings that pretrain takes, a script without an error, and a table in which nothing is measured yet."""
+    data = str(tmp_path / "my pictures")
+    assert (
+        main(["reproduce", "pseudomae/table-8", f"--data={data}", f"--out={tmp_path}", "--scale=full", "--seeds=2"])
+        == 0
+    )
+    script = tmp_path / "full/pseudomae/table-8/array.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text()
+    assert "#SBATCH --array=0-9\n" in text and f"--data '{data}'" in text
+    files = sorted((tmp_path / "full/runs").rglob("*.json"))
+    assert len(files) == 10
+    for file in files:
+        settings = read_settings(file)
+        assert (settings.epochs, settings.batch_size, settings.data) == (100, 768, data)
+        assert str(file.with_suffix("").resolve()) in text
+    assert "| default | 74.82 |  |  |  |  |  |  |  |  |" in capsys.readouterr().out
+
+
+def test_pictures_without_labels_are_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    for i in range(20):
+        Image.new("RGB", (16, 16), (i, i, i)).save(tmp_path / f"{i}.png")
+    assert main(["reproduce", TABLE, f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]) == 3
+    assert capsys.readouterr().err.startswith("D-10: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_lists_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce"]) == 0
+    assert "pseudomae/isolate  what each part is worth\n" in capsys.readouterr().out

@@ -1,0 +1,96 @@
+"""The papers' ablations as data: every row can be run at either scale, and says what the paper says."""
+
+import pytest
+
+from tutelage import ablations, api
+from tutelage.ablations import Base, Row, Scale, Table
+from tutelage.engine.settings import flatten
+from tutelage.errors import SettingsError
+from tutelage.reproduce import ReproduceOptions, _jobs
+
+ROWS = [(name, row) for name, table in ablations.tables().items() for row in table.runs]
+PAPER = {
+    "pseudomae/table-6": [74.8, 74.19, None, 73.5, 74.3],
+    "pseudomae/table-7": [74.8, 73.6],
+    "pseudomae/table-8": [74.82, 74.19, 73.20, 74.23, 74.09],
+    "semi-mae/table-1": [75.9, None, None, 68.8, 71.5, 73.2, 73.9, 73.9, 75.5],
+    "semi-mae/table-2": [75.9, 75.5, 76.4],
+    "semi-mae/table-3": [75.9, 76.0, None],
+}
+"""Typed from the papers, in the order of the rows."""
+
+
+@pytest.mark.parametrize("scale", ["mini", "full"])
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=[f"{name} {row.name}" for name, row in ROWS])
+def test_every_row_can_be_run(name: str, row: Row, scale: Scale) -> None:
+    base = ablations.table(name).base(row, scale)
+    settings = api.settings_for(base.recipe, **base.changes)
+    settings.check()
+    assert settings.backbone.image_size == (24 if scale == "mini" else 224)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_numbers_are_the_papers(name: str) -> None:
+    assert [row.paper for row in ablations.table(name).rows] == PAPER[name]
+
+
+@pytest.mark.parametrize("scale", ["mini", "full"])
+@pytest.mark.parametrize("name", ablations.tables())
+def test_rows_differ_from_the_default_and_from_each_other(name: str, scale: Scale) -> None:
+    table = ablations.table(name)
+    settings = [
+        api.settings_for(base.recipe, **base.changes) for base in (table.base(row, scale) for row in table.runs)
+    ]
+    assert len({one.model_dump_json(exclude={"recipe"}) for one in settings}) == len(settings)
+    assert [row.name for row in table.runs if row.name == table.default] == [table.default]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("one teacher, each step", {"teacher_mode": "single", "every": "step", "start": 0.996, "end": 1.0}),
+        ("one teacher, each epoch", {"teacher_mode": "single", "every": "epoch", "start": 0.96, "end": 0.99}),
+    ],
+)
+def test_a_single_teacher_moves_as_the_disentangled_one_of_its_cadence(row: str, expected: dict[str, object]) -> None:
+    """Methods A22."""
+    table = ablations.table("pseudomae/table-6")
+    base = table.base(next(one for one in table.rows if one.name == row), "full")
+    method = flatten(api.settings_for(base.recipe, **base.changes).method.model_dump())
+    found = {"teacher_mode": method["teacher_mode"]} | {
+        name.rpartition(".")[2]: value for name, value in method.items() if name.startswith("labelling_teacher.")
+    }
+    assert expected.items() <= found.items()
+
+
+def test_the_mini_momentum_of_table_7_is_as_much_faster_as_the_papers() -> None:
+    """Half-lives of 0.996 and 0.96 are ten to one, as those of 0.9 and the row's."""
+    table = ablations.table("pseudomae/table-7")
+    base = table.base(table.rows[1], "mini")
+    fast = api.settings_for(base.recipe, **base.changes).method.labelling_teacher.momentum.start
+    assert fast == pytest.approx(0.9**10)
+
+
+def test_rows_with_the_same_settings_share_a_run() -> None:
+    options = {"data": "digits", "seeds": 2}
+    first = _jobs(ablations.table("pseudomae/table-6"), ReproduceOptions(table="pseudomae/table-6", **options))
+    other = _jobs(ablations.table("pseudomae/table-8"), ReproduceOptions(table="pseudomae/table-8", **options))
+    by_name = {(job.row.name, job.seed): job.out for job in (*first, *other)}
+    assert by_name["no labels (SdAE)", 1] == by_name["reconstruction only (SdAE)", 1]
+    assert len({job.out for job in first}) == len(first) == 10
+    assert [job.seed for job in first] == [0] * 5 + [1] * 5
+
+
+def test_an_unknown_table_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="C-42: there is no table 'pseudomae/tabel-8'.*pseudomae/table-8"):
+        ablations.table("pseudomae/tabel-8")
+
+
+def test_a_row_takes_its_own_base_and_changes_on_top() -> None:
+    table = Table(
+        "", "", "", {"mini": Base("a", {"x": {"y": 1, "z": 1}}), "full": Base("b")},
+        (Row("default"), Row("other", {"x": {"z": 2}}), Row("third", bases={"mini": Base("c")})),
+    )  # fmt: skip
+    assert table.base(table.rows[1], "mini") == Base("a", {"x": {"y": 1, "z": 2}})
+    assert table.base(table.rows[1], "full") == Base("b", {"x": {"z": 2}})
+    assert table.base(table.rows[2], "mini") == Base("c")
