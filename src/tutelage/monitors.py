@@ -225,7 +225,7 @@ def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: I
     if not known.any():
         return {}
     right = logits[known].argmax(1) == labels[known]
-    loss = parts.get("cross_entropy", parts.get("labelled", math.nan))
+    loss = parts["cross_entropy"]
     return {"cross_entropy": loss, "classifier_accuracy": float(right.float().mean())}
 
 

@@ -21,7 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lomar": {"method": {"window": 2, "num_windows": 3}},
     "pseudomae": {"method": DECODER | {"assignment": "centring", "head": {"prototypes": 8}}},
     "supervised": {},
-    "fixmatch": {"labels": "10%", "method": {"threshold": 0.11}},
+    "fixmatch": {"labels": "10%", "method": {"threshold": 0.11, "mixing": "probabilistic"}},
     "semi-mae": {"labels": "100", "method": {"branch": DECODER, "threshold": 0.11}},
 }
 STEPS = 12

@@ -73,7 +73,7 @@ def test_fixmatch_loss_equals_the_papers_formula_on_shared_weights() -> None:
     assert 0 < sum(loss > 0 for loss in losses) < len(losses)
     method.settings = method.settings.model_copy(update={"threshold": threshold})
     out = method(data, START)
-    assert out.parts["labelled"].item() == pytest.approx(supervised, abs=1e-10)
+    assert out.parts["cross_entropy"].item() == pytest.approx(supervised, abs=1e-10)
     assert out.parts["unlabelled"].item() == pytest.approx(sum(losses) / 6, abs=1e-10)
     assert out.loss.item() == pytest.approx(supervised + 3 * sum(losses) / 6, abs=1e-10)
 
@@ -137,7 +137,7 @@ def test_the_branch_is_its_method_on_the_weak_view(branch: Any) -> None:
     views = (unlabelled.views[0], *unlabelled.views[2:])
     expected = alone({"train": replace(unlabelled, views=views)}, START)
     out = method(data, START)
-    assert out.loss.item() == pytest.approx(out.parts["labelled"].item() + 2 * expected.loss.item(), abs=1e-10)
+    assert out.loss.item() == pytest.approx(out.parts["cross_entropy"].item() + 2 * expected.loss.item(), abs=1e-10)
     for name, part in expected.parts.items():
         assert out.parts[name].item() == pytest.approx(part.item(), abs=1e-12)
 
@@ -161,7 +161,7 @@ def test_in_the_warm_up_only_labels_are_learned_from(with_branch: bool) -> None:
     method = built(warmup_epochs=100, max_warmup_share=0.5, warmup_branch=with_branch)
     data = streams(method)
     out = method(data, START)
-    labelled = out.parts["labelled"].item()
+    labelled = out.parts["cross_entropy"].item()
     assert "unlabelled" not in out.parts and ("reconstruction" in out.parts) == with_branch
     branch = 5 * out.parts["reconstruction"].item() if with_branch else 0
     assert out.loss.item() == pytest.approx(labelled + branch, abs=1e-10)

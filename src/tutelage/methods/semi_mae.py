@@ -22,6 +22,7 @@ from tutelage.errors import SettingsError
 from tutelage.heads import Pool, check_classes_shown, classify, linear_head
 from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, seen
+from tutelage.mixing import mix_pairs, mixed_targets, neighbours_of, pair_weights
 from tutelage.precision import wide
 from tutelage.teacher import EMATeacher, TeacherSettings
 
@@ -50,6 +51,9 @@ class SemiMAESettings(MethodSettings, Generic[B]):
     """The warm-up takes at most this share of the run: 100 of 700 epochs."""
     label_smoothing: Share = 0.0
     """Share of each known label that is spread evenly over all classes."""
+    mixing: Literal["none", "probabilistic"] = "none"
+    """Mix strong views in pairs, the surer guess more, and count a pair as sure as the surer of the two (Semi-ViT's
+    probabilistic pseudo mixup); guesses are then smoothed as labels are. Pairs are made within a micro-batch."""
     pool: Pool = "token"
     """The classifier reads the class token, or the mean of the patch tokens (methods S9)."""
     teacher: TeacherSettings | None = None
@@ -60,12 +64,17 @@ class SemiMAESettings(MethodSettings, Generic[B]):
     """Whose encoder and classifier the run is judged by and exports."""
 
     @property
+    def mixes(self) -> bool:
+        """Whether strong views are mixed; a row of random keys of theirs more is then asked for."""
+        return self.mixing == "probabilistic"
+
+    @property
     def streams(self) -> dict[str, Stream]:
         """Unlabelled pictures with a weak and a strong view, and what the branch asks for besides; labelled ones."""
         branch = next(iter(self.branch.streams.values())) if self.branch else Stream(views=("simple",))
         views = ("weak", "strong", *branch.views[1:])
         return {
-            "unlabelled": Stream(views, branch.num_keys, "unknown", self.unlabelled_ratio),
+            "unlabelled": Stream(views, branch.num_keys + self.mixes, "unknown", self.unlabelled_ratio),
             "labelled": Stream(("weak",), labels="known"),
         }
 
@@ -101,8 +110,18 @@ class Guesses(NamedTuple):
     """What is guessed of the unlabelled pictures."""
 
     classes: Int[Tensor, " b"]
+    confidence: Float[Tensor, " b"]
+    """The probability of the class."""
     sure: Bool[Tensor, " b"]
     """Those whose probability is above the threshold."""
+
+
+class Asked(NamedTuple):
+    """What the strong views are to be named."""
+
+    pictures: Float[Tensor, "b c h w"]
+    targets: Float[Tensor, "b classes"]
+    sure: Bool[Tensor, " b"]
 
 
 class SemiMAE(Method):
@@ -132,13 +151,13 @@ class SemiMAE(Method):
         (x,), labels = batch["labelled"].views, batch["labelled"].labels
         warming = self.warming(clock)
 
-        strong = unlabelled.views[1][:0] if warming else unlabelled.views[1]
-        logits = self.classify(torch.cat([x, strong]))  # [b + u, classes]
-        parts = {"labelled": cross_entropy(logits[: len(x)], labels, s.label_smoothing)}  # eq. 1
-        loss, found = parts["labelled"], seen(logits=logits[: len(x)], labels=labels)
-        if not warming:
-            guesses = self.guess(unlabelled.views[0])
-            parts["unlabelled"] = guessed_cross_entropy(logits[len(x) :], guesses)  # eq. 2
+        guesses = None if warming else self.guess(unlabelled.views[0])
+        asked = None if guesses is None else self.ask(unlabelled, guesses)
+        logits = self.classify(x if asked is None else torch.cat([x, asked.pictures]))  # [b + u, classes]
+        parts = {"cross_entropy": cross_entropy(logits[: len(x)], labels, s.label_smoothing)}  # eq. 1
+        loss, found = parts["cross_entropy"], seen(logits=logits[: len(x)], labels=labels)
+        if guesses is not None and asked is not None:
+            parts["unlabelled"] = guessed_cross_entropy(logits[len(x) :], asked.targets, asked.sure)  # eq. 2
             loss = loss + s.unlabelled_weight * parts["unlabelled"]
             found |= seen(guesses=guesses.classes, sure=guesses.sure, guessed_labels=unlabelled.labels)
         if s.branch and warming and not s.warmup_branch:
@@ -190,17 +209,33 @@ class SemiMAE(Method):
         """The most probable class of each picture, and whether it is probable enough."""
         logits = self.classify(weak, teacher=self.settings.guesses_by == "teacher")
         best = F.softmax(wide(logits), dim=-1).max(dim=-1)
-        return Guesses(best.indices, best.values > self.settings.threshold)
+        return Guesses(best.indices, best.values, best.values > self.settings.threshold)
+
+    @torch.no_grad()
+    def ask(self, unlabelled: Batch, guesses: Guesses) -> Asked:
+        """The strong views with the guesses as targets; mixed in pairs by option, as sure as the surer one."""
+        s, strong, num_classes = self.settings, unlabelled.views[1], self.head.out_features
+        if not s.mixes:
+            targets = F.one_hot(guesses.classes, num_classes).to(guesses.confidence.dtype)
+            return Asked(strong, targets, guesses.sure)
+        pair = neighbours_of(len(strong), strong.device)
+        weights = pair_weights(guesses.confidence, pair)
+        mixed, weights = mix_pairs(strong, pair, weights, unlabelled.keys[-1][:, :3])
+        targets = mixed_targets(guesses.classes, pair, weights, num_classes, s.label_smoothing)
+        return Asked(mixed, targets, guesses.sure | guesses.sure[pair])
 
     def _for_the_branch(self, unlabelled: Batch) -> Batch:
-        """The weak view in place of the branch's first, and the others that it asked for."""
-        return replace(unlabelled, views=(unlabelled.views[0], *unlabelled.views[2:]))
+        """The weak view in place of the branch's first, and the others and the keys that it asked for."""
+        views = (unlabelled.views[0], *unlabelled.views[2:])
+        return replace(unlabelled, views=views, keys=unlabelled.keys[: len(unlabelled.keys) - self.settings.mixes])
 
 
-def guessed_cross_entropy(logits: Float[Tensor, "b classes"], guesses: Guesses) -> Float[Tensor, ""]:
-    """(1 / N_u) sum_i sure_i H(guess_i, softmax(logits_i)): all unlabelled pictures count, not the sure ones (eq. 2)."""
-    losses = F.cross_entropy(wide(logits), guesses.classes, reduction="none")
-    return (losses * guesses.sure).mean()
+def guessed_cross_entropy(
+    logits: Float[Tensor, "b classes"], targets: Float[Tensor, "b classes"], sure: Bool[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """(1 / N_u) sum_i sure_i H(target_i, softmax(logits_i)): all unlabelled pictures count, not the sure ones (eq. 2)."""
+    losses = F.cross_entropy(wide(logits), targets, reduction="none")
+    return (losses * sure).mean()
 
 
 def _nothing_of(module: nn.Module) -> Float[Tensor, ""]:

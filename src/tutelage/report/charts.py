@@ -69,7 +69,7 @@ def charts(record: Record) -> list[Chart]:
             "Cross-entropy",
             "Of the classifier that is trained on labels, in nats: on training and on held-out pictures.",
             {
-                "training": _line(metrics, "cross_entropy") or _line(metrics, "labelled"),
+                "training": _line(metrics, "cross_entropy"),
                 "guessed labels": _line(metrics, "unlabelled"),
                 "held out": _line(monitors, "cross_entropy"),
             },
