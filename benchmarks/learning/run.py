@@ -76,15 +76,12 @@ def run_one(args: argparse.Namespace) -> None:
 
 def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """What a run says: accuracies by step, seconds, monitors, losses, settings."""
-    from subsets import part_of
-
     from tutelage import api
 
     steps = round(row.pictures / api.settings_for(row.recipe, **row.changes).batch_size)
     curve = {"keep_steps": steps // 4} if row.curve else {}
-    pictures = data if row.share == 1 else str(part_of(data, row.share, Path(args.out, "parts")))
     start = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
-    run = api.pretrain(row.recipe, pictures, out, steps=steps, seed=seed, **curve, **start, **row.changes)
+    run = api.pretrain(row.recipe, data, out, steps=steps, seed=seed, **curve, **start, **row.changes)
     metrics = lines(run / "metrics.jsonl")
     places = {steps: run}
     if row.curve:

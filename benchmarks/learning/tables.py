@@ -19,8 +19,6 @@ class Row:
     """Pictures seen; the schedules end there."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe that are set differently, nested."""
-    share: float = 1.0
-    """Share of the training pictures that is used."""
     curve: bool = False
     """Judge the encoder at each quarter of the run too."""
     judge: bool = True
@@ -153,7 +151,7 @@ def _weighing(classes: float, patches: float) -> dict[str, Any]:
 def _sizes() -> list[Row]:
     """As many pictures seen, of ever fewer different ones; the encoder is judged with the labels of the whole set."""
     return [
-        Row(f"{method}, {100 * share:g} %", recipe, pictures=100_000, changes=size, share=share)
+        Row(f"{method}, {100 * share:g} %", recipe, pictures=100_000, changes=merged(size, {"share": share}))
         for share in (1.0, 0.1, 0.01)
         for method, (recipe, size) in METHODS.items()
         if method != "supervised"
