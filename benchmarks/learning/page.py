@@ -4,12 +4,14 @@
 
 Between `<!-- learning TABLE SCALE -->` and `<!-- end -->` the page gets the table of these lines, and a chart where rows
 have a curve; between `<!-- monitor TABLE SCALE NAME -->` and `<!-- end -->` a chart of what a monitor said during the
-runs. Nothing between the two is written by hand. Accuracies are in per cent, the mean over the seeds and, behind
-±, its standard error; the token (class or mean) was chosen on held-out pictures. The table of the trials has the
-accuracies on held-out pictures, that of speeds the time of a picture as a multiple of MAE's with the same seed.
+runs; between `<!-- dynamics -->` and `<!-- end -->` those of dynamics.py. Nothing between the two is written by hand.
+Accuracies are in per cent, the mean over the seeds and, behind ±, its standard error; the token (class or mean) was chosen
+on held-out pictures. The table of the trials has the accuracies on held-out pictures, that of speeds the time of a picture
+as a multiple of MAE's with the same seed.
 """
 
 import json
+import math
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -29,6 +31,7 @@ MONITORS = {
     "distinct_matches": "share of a picture's teacher tokens that is matched",
     "position_constant_share": "share of the target that a constant per position explains",
 }
+DYNAMICS = re.compile(r"(<!-- dynamics -->\n).*?(<!-- end -->)", re.DOTALL)
 PROTOCOLS = {"knn/1": "kNN", "linear-cached/1": "linear", "low-shot/1": "10-shot"}
 Line = dict[str, Any]
 matplotlib.rcParams["svg.hashsalt"] = "tutelage"
@@ -38,7 +41,8 @@ def page() -> None:
     """Fill every block of the page."""
     file = DOCS / "results.md"
     text = BLOCK.sub(lambda m: m[1] + block(m["table"], m["scale"]) + m[4], file.read_text())
-    file.write_text(MONITOR.sub(lambda m: m[1] + monitored(m[2], m[3], m[4]) + m[5], text))
+    text = MONITOR.sub(lambda m: m[1] + monitored(m[2], m[3], m[4]) + m[5], text)
+    file.write_text(DYNAMICS.sub(lambda m: m[1] + dynamics() + m[2], text))
 
 
 def found(table: str, scale: str) -> dict[str, dict[str, list[Line]]]:
@@ -63,7 +67,7 @@ def block(table: str, scale: str) -> str:
         out += ["|" + "---|" * len(columns)]
         for name, lines in rows.items():
             out += table_rows(name, lines, "held_out" if table == "tuning" else "test")
-        if any(len(line["judged"]) > 1 for lines in rows.values() for line in lines):
+        if sum(any(len(line["judged"]) > 1 for line in lines) for lines in rows.values()) > 1:
             picture = DOCS / "pictures" / f"learning-{table}-{data}-{scale}.svg"
             chart(rows, data, picture, found("speed", scale)["fashion-mnist"])
             out += [f"\n![accuracy against pictures seen and against time](pictures/{picture.name})"]
@@ -109,6 +113,37 @@ def monitored(table: str, scale: str, monitor: str) -> str:
         figure.savefig(picture, metadata={"Date": None})
         out.append(f"\n![{MONITORS[monitor]}, against steps](pictures/{picture.name})\n")
     return "".join(out) + "\n"
+
+
+def dynamics() -> str:
+    """The angle between RC-MAE's two gradients in training, and what its teacher takes back (the lines of dynamics.py)."""
+    lines = [json.loads(line) for line in (HERE / "dynamics.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for mask in ("same", "different"):
+        own = [line for line in lines if line["mask"] == mask]
+        steps = [int(step) for step in own[0]["cosines"]]
+        angles = [[math.degrees(math.acos(line["cosines"][str(step)])) for line in own] for step in steps]
+        (drawn,) = left.plot(steps, [mean(a) for a in angles], marker="o", markersize=3, label=f"{mask} mask")
+        left.fill_between(
+            steps, *map(list, zip(*((min(a), max(a)) for a in angles), strict=True)), alpha=0.2, linewidth=0
+        )
+        pairs = [pair for line in own for pair in line["corrections"]]
+        x, y = zip(*pairs, strict=True)
+        right.scatter(x, y, s=4, alpha=0.4, linewidths=0, color=drawn.get_color(), label=f"{mask} mask")
+    left.axhline(90, color="grey", linestyle=":", linewidth=1)
+    left.set(xlabel="step", ylabel="angle between the two gradients, degrees")
+    right.axhline(0, color="grey", linestyle=":", linewidth=1)
+    right.set(
+        xlabel="cosine of class tokens with the picture of the last update",
+        ylabel="share of that update, below 0 taken back",
+    )
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8)
+    picture = DOCS / "pictures" / "dynamics.svg"
+    figure.savefig(picture, metadata={"Date": None})
+    return f"\n![angle between gradients, and corrections by similarity](pictures/{picture.name})\n\n"
 
 
 def table_rows(name: str, lines: list[Line], part: str) -> list[str]:

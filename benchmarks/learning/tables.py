@@ -1,6 +1,6 @@
 """What is run: each table is a list of rows, each row a recipe with changes, for some pictures seen and some seeds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tutelage.config import merged
@@ -26,11 +26,13 @@ class Row:
     init: str = ""
     """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    of: str = ""
+    """The table whose run it is, where another table shows it again."""
 
 
 def name_of(table: str, row: Row) -> str:
     """What the keys of a row's lines begin with."""
-    return f"{table}/{row.data}/{row.name}/".replace(" ", "-")
+    return f"{row.of or table}/{row.data}/{row.name}/".replace(" ", "-")
 
 
 ENCODER: dict[str, Any] = {"backbone": {"image_size": 24, "width": 64, "depth": 4}}
@@ -185,9 +187,15 @@ def _time() -> list[Row]:
     """MAE and SdAE for as long as PseudoMAE takes over its 300,000 pictures in the core table, by the table of speeds."""
     longer = {"MAE": 650_000, "SdAE": 520_000}
     return [
-        Row(method, METHODS[method][0], data, pictures, merged(METHODS[method][1], changes))
+        row
         for data, changes in SETS.items()
-        for method, pictures in longer.items()
+        for row in (
+            *(
+                Row(method, METHODS[method][0], data, pictures, merged(METHODS[method][1], changes))
+                for method, pictures in longer.items()
+            ),
+            *(replace(row, of="core") for row in _core() if (row.data, row.name) == (data, "PseudoMAE")),
+        )
     ]
 
 
@@ -200,7 +208,8 @@ def _family() -> list[Row]:
         "RC-MAE, same mask, momentum from 0.98": ("rc-mae-quickstart", merged(SMALL, {"method": quick})),
         "LoMaR": ("lomar-quickstart", merged(ENCODER, {"method": {"window": 3}})),
     }
-    return [Row(name, recipe, changes=changes, curve=True) for name, (recipe, changes) in rows.items()]
+    mae = [replace(row, of="core") for row in _core() if (row.data, row.name) == ("fashion-mnist", "MAE")]
+    return mae + [Row(name, recipe, changes=changes, curve=True) for name, (recipe, changes) in rows.items()]
 
 
 TABLES = {
