@@ -164,7 +164,7 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
     `class_kl` (loss minus the entropy of its target), `class_gain` (ln m minus loss, nats better than a uniform guess),
     `class_prototype_entropy`, `class_prototypes_used`, and as many of `patch` · `distinct_matches` ·
     `<teacher>_distance` · `cross_entropy`, `classifier_accuracy` of a classifier trained on labels · `sure_share`,
-    `sure_accuracy` of the labels that it guesses.
+    `sure_accuracy` of the labels that it guesses, and `guess_entropy`, how evenly over the classes.
     """
     parts = {name: float(value.detach()) for name, value in output.parts.items()}
     values: dict[str, float] = {}
@@ -175,7 +175,8 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
     if "nearest" in output.seen and "patch_labels" in output.seen:
         values["distinct_matches"] = distinct_matches(output.seen["nearest"], output.seen["patch_labels"].shape[1])
     if "guesses" in output.seen:
-        values |= _guessed(output.seen["guesses"], output.seen["sure"], output.seen["guessed_labels"])
+        num_classes = output.seen["logits"].shape[1]
+        values |= _guessed(output.seen["guesses"], output.seen["sure"], output.seen["guessed_labels"], num_classes)
     if "logits" in output.seen:
         values |= _classified(parts, output.seen["logits"], output.seen["labels"])
     return values | {f"{name}_distance": value for name, value in teacher_distance(method).items()}
@@ -229,9 +230,16 @@ def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: I
     return {"cross_entropy": loss, "classifier_accuracy": float(right.float().mean())}
 
 
-def _guessed(guesses: Int[Tensor, " b"], sure: Bool[Tensor, " b"], labels: Int[Tensor, " b"]) -> dict[str, float]:
-    """The share of guesses that count, and of those with a known label the share that is right."""
-    values, known = {"sure_share": float(sure.float().mean())}, sure & (labels >= 0)
+def _guessed(
+    guesses: Int[Tensor, " b"], sure: Bool[Tensor, " b"], labels: Int[Tensor, " b"], num_classes: int
+) -> dict[str, float]:
+    """The share of guesses that count, of those with a known label the share that is right, and the entropy of all guesses.
+
+    The entropy is over ln of the classes: 1 is as many of each, 0 is one class for all.
+    """
+    shares = torch.bincount(guesses, minlength=num_classes).double() / len(guesses)
+    values = {"sure_share": float(sure.float().mean()), "guess_entropy": float(entropy(shares)) / math.log(num_classes)}
+    known = sure & (labels >= 0)
     if known.any():
         values["sure_accuracy"] = float((guesses == labels)[known].float().mean())
     return values

@@ -241,3 +241,20 @@ def test_pseudomae_loses_exactly_the_entropy_of_its_labels() -> None:
     assert 0 < values["distinct_matches"] <= 1
     assert {"labelling_teacher_distance", "reconstruction_teacher_distance"} <= set(values)
     assert all(math.isfinite(value) for value in values.values())
+
+
+def test_guesses_are_told_by_how_many_are_sure_and_right_and_how_evenly_they_are_spread() -> None:
+    """Four guesses, 3 x class 0 and 1 x class 1, of four classes: entropy (3/4 ln 4/3 + 1/4 ln 4) / ln 4."""
+    classes = torch.tensor([0, 0, 0, 1])
+    seen = {
+        "guesses": classes,
+        "sure": torch.tensor([True, True, False, True]),
+        "guessed_labels": torch.tensor([0, 1, 0, -1]),
+        "logits": torch.zeros(2, 4),
+        "labels": torch.tensor([-1, -1]),
+    }
+    method = MAESettings(decoder=DECODER).build(small_vit())
+    found = monitor(method, Output(torch.tensor(0.0), {}, seen), 16)
+    assert found["sure_share"] == 0.75 and found["sure_accuracy"] == 0.5
+    assert found["guess_entropy"] == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(4))
+    assert "classifier_accuracy" not in found

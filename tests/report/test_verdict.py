@@ -222,6 +222,24 @@ def test_hubs_that_come_and_go_are_named_too() -> None:
     assert marks(found, "match 40%") == ["bad"]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "state", "mark"),
+    [
+        ({"sure_share": 0.94, "guess_entropy": 0.1, "sure_accuracy": 0.12}, "misled", "bad"),
+        ({"sure_share": 0.94, "guess_entropy": 0.1}, "misled", "bad"),  # no label is known to tell
+        ({"sure_share": 0.94, "guess_entropy": 0.9, "sure_accuracy": 0.2}, "misled", "bad"),
+        ({"sure_share": 0.2, "guess_entropy": 0.9, "sure_accuracy": 0.2}, "healthy", "note"),
+        ({"sure_share": 0.6, "guess_entropy": 0.95, "sure_accuracy": 0.9}, "healthy", "good"),
+        ({"sure_share": 0.0, "guess_entropy": 0.3}, "healthy", "good"),  # not sure of anything yet
+    ],
+)
+def test_a_run_that_taught_itself_wrong_labels_is_named(numbers: dict[str, float], state: State, mark: str) -> None:
+    monitors = healthy(**{name: lambda f, value=value: value for name, value in numbers.items()})
+    found = verdict(run(falling), monitors, {}, FINISHED)
+    assert found.state == state
+    assert marks(found, f"It is sure of {numbers['sure_share']:.0%}") == [mark]
+
+
 def test_every_state_has_a_sentence_and_every_bad_reason_a_remedy() -> None:
     states: set[State] = set()
     for monitors in (healthy(), asked(rank_me=lambda f: 1.0), healthy(knn_accuracy=lambda f: 0.9 - 0.5 * f)):

@@ -77,11 +77,13 @@ def charts(record: Record) -> list[Chart]:
         ),
         _chart(
             "Classifier",
-            "On held-out pictures: how many it names right, of how many it is sure, and how many of those are right.",
+            "On held-out pictures: how many it names right, of how many it is sure, how many of those are right, and how "
+            "evenly its guesses are spread over the classes.",
             {
                 "right": _line(monitors, "classifier_accuracy"),
                 "sure": _line(monitors, "sure_share"),
                 "sure and right": _line(monitors, "sure_accuracy"),
+                "evenly guessed": _line(monitors, "guess_entropy"),
             },
             percent=True,
         ),

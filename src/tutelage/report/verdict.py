@@ -13,7 +13,17 @@ from typing import Any, Literal, NamedTuple
 from tutelage.report.collect import Row, prototypes_of
 
 State = Literal[
-    "numbers", "short", "collapsed", "constant", "worse", "uniform", "hubs", "plateaued", "improving", "healthy"
+    "numbers",
+    "short",
+    "collapsed",
+    "constant",
+    "worse",
+    "uniform",
+    "hubs",
+    "misled",
+    "plateaued",
+    "improving",
+    "healthy",
 ]
 """From the worst; the first that applies is the verdict."""
 Mark = Literal["good", "note", "bad"]
@@ -39,6 +49,9 @@ weigh less than the reconstruction are noted only where the others tell somethin
 HUBS, FEW_MATCHES = 0.15, 0.3
 """Share of a picture's teacher tokens that any student token matches: hubs that take everything, and few. It fell to 0.08
 again and again in a run whose patch labels cost accuracy, and stayed at 0.4 to 0.6 in others (docs/results.md)."""
+MISLED = 0.5
+"""Share of pictures that a run is sure of, above which it counts for how many different classes (as the entropy of guesses
+over that of even ones), and whether they are right. A run that had taught itself one class was sure of 0.9, right in 0.1."""
 IMPROVING, KNN_IMPROVING = 0.01, 0.005
 """Relative fall of the loss from the last fifth but one to the last, or rise of kNN in the last third: still moving."""
 FLAT, KNN_FLAT = 0.005, 0.01
@@ -54,6 +67,7 @@ SENTENCES: dict[State, str] = {
     "worse": "The features are getting worse while the loss goes on.",
     "uniform": "The label head is uniform: it tells no more than a guess among all prototypes.",
     "hubs": "The patch labels have collapsed: all tokens of a picture match the same few teacher tokens.",
+    "misled": "The guessed labels feed on themselves: it is sure of many pictures, and wrong.",
     "plateaued": "Plateaued: the second half of the run changed next to nothing.",
     "improving": "Healthy, and still improving.",
     "healthy": "Healthy.",
@@ -95,6 +109,7 @@ def verdict(
         "worse": _worse(monitors),
         "uniform": _uniform(metrics, monitors, settings),
         "hubs": _hubs(monitors),
+        "misled": _misled(monitors),
     }
     progress, trend = _trend(metrics, monitors)
     notes = [*_notes(metrics), *_events(metrics, events)]
@@ -213,6 +228,21 @@ def _hubs(monitors: Sequence[Row]) -> list[Reason]:
         return [Reason("good", text)]
     todo = "Match in the space of the target, --method.match-norm picture, and lower --method.patch-weight."
     return [Reason("bad" if min(late) < HUBS else "note", text, todo)]
+
+
+def _misled(monitors: Sequence[Row]) -> list[Reason]:
+    """Whether guesses are of many classes and, where that is known, right: asked of both last answers."""
+    sure, spread, right = (_series(monitors, name)[-2:] for name in ("sure_share", "guess_entropy", "sure_accuracy"))
+    if not sure or not spread:
+        return []
+    text = f"It is sure of {sure[-1]:.0%} of the held-out pictures"
+    text += f", and right in {right[-1]:.0%} of those." if right else "."
+    text += f" Its guesses are spread over the classes {spread[-1]:.0%} as evenly as can be."
+    wrong = bool(right) and max(right) < MISLED
+    if min(sure) >= MISLED and (wrong or max(spread) < MISLED):
+        todo = "Lower --method.unlabelled-weight, raise --method.threshold, or give more labels."
+        return [Reason("bad", text, todo)]
+    return [Reason("note" if wrong else "good", text)]
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
