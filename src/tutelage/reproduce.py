@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shlex
 import signal
@@ -73,18 +72,15 @@ def reproduce(options: ReproduceOptions) -> int:
     jobs = _jobs(table, options)
     for job in jobs:
         job.settings.check()
-    if options.scale == "mini":  # what a run could not be judged on is refused before it
-        parts, _ = labelled_parts(open_data(options.data))
-        if table.judged_by == "encoder":
-            refuse_small_classes(parts.spread(options.train_pictures).train, LowShotSettings())
+    judges = _judges(table, options)
     where = options.out / options.scale / options.table
     where.mkdir(parents=True, exist_ok=True)
     failed: list[Job] = []
     if options.scale == "full":
         _write_array(table, jobs, where, options)
     else:
-        failed = _Runner(table, options).run(jobs)
-    lines = compared(table, {row.name: _results(table, jobs, row, options) for row in table.runs})
+        failed = _Runner(table, options, judges).run(jobs)
+    lines = compared(table, {row.name: _results(table, jobs, row, judges) for row in table.runs})
     text = markdown(table, lines, _title(table, options))
     (where / "table.md").write_text(text, encoding="utf-8")
     write_json(where / "table.json", {"table": options.table, **options.model_dump(mode="json"), "rows": plain(lines)})
@@ -98,6 +94,21 @@ def reproduce(options: ReproduceOptions) -> int:
             "Read the file log beside each; the same command tries them again.",
         )
     return 0
+
+
+def _judges(table: Table, options: ReproduceOptions) -> int | None:
+    """How many labelled pictures teach the classifiers that judge an encoder here; refuses pictures on which none could.
+
+    None where any number will do: where runs bring their classifier, and where they are judged elsewhere.
+    """
+    if options.scale == "full":
+        return None
+    parts, _ = labelled_parts(open_data(options.data))
+    if table.judged_by == "classifier":
+        return None
+    train = parts.spread(options.train_pictures).train
+    refuse_small_classes(train, LowShotSettings())
+    return len(train)
 
 
 def _title(table: Table, options: ReproduceOptions) -> str:
@@ -128,8 +139,8 @@ def _jobs(table: Table, options: ReproduceOptions) -> list[Job]:
 class _Runner:
     """Runs jobs in processes of their own, a few at a time; what is finished and judged is not run again."""
 
-    def __init__(self, table: Table, options: ReproduceOptions) -> None:
-        self.table, self.options = table, options
+    def __init__(self, table: Table, options: ReproduceOptions, judges: int | None) -> None:
+        self.table, self.options, self.judges = table, options, judges
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -175,7 +186,7 @@ class _Runner:
         return words
 
     def _judged(self, job: Job) -> bool:
-        return len(_scores(job, self.table, self.options)) == len(PROTOCOLS[self.table.judged_by])
+        return len(_scores(job, self.table, self.judges)) == len(PROTOCOLS[self.table.judged_by])
 
     def _command(self, words: list[str], log: Any) -> int:
         # A session of its own: Ctrl-C reaches this process alone, which asks each run once.
@@ -242,7 +253,11 @@ run=${{runs[$SLURM_ARRAY_TASK_ID]}}
 trap 'touch "$run/STOP"' USR1
 torchrun --standalone --nproc-per-node 8 -m tutelage pretrain --settings "$run.json" --out "$run" >> "$run.log" 2>&1 &
 while kill -0 $! 2> /dev/null; do wait $! || true; done
-if [ ! -e "$run/encoder/config.json" ]; then scontrol requeue "$SLURM_JOB_ID"; exit 0; fi
+case "$(tail -n 1 "$run/events.jsonl")" in
+  *'"stopped"'*) scontrol requeue "$SLURM_JOB_ID"; exit 0 ;;
+  *'"finished"'*) ;;
+  *) exit 1 ;;
+esac
 tutelage evaluate {judge} "$run" --data {data} >> "$run.log" 2>&1
 """
 
@@ -254,22 +269,20 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def _scores(job: Job, table: Table, options: ReproduceOptions) -> dict[str, float]:
-    """Accuracies of a run in per cent, by protocol: the last of each that was asked as this table asks."""
-    wanted = PROTOCOLS[table.judged_by]
-    limit = options.train_pictures if options.scale == "mini" and table.judged_by == "encoder" else math.inf
+def _scores(job: Job, table: Table, judges: int | None) -> dict[str, float]:
+    """Accuracies of a run in per cent, by protocol: the last of each that so many pictures taught."""
     return {
         line["protocol"]: 100 * line["accuracy"]
         for line in _lines(job.out / "evaluations.jsonl")
-        if line["protocol"] in wanted and line["pictures"]["train"] <= limit
+        if line["protocol"] in PROTOCOLS[table.judged_by] and judges in (None, line["pictures"]["train"])
     }
 
 
-def _results(table: Table, jobs: Sequence[Job], row: Row, options: ReproduceOptions) -> dict[int, Result]:
+def _results(table: Table, jobs: Sequence[Job], row: Row, judges: int | None) -> dict[int, Result]:
     """By seed, the runs of a row that are finished and judged."""
     found = {}
     for job in (job for job in jobs if job.row is row):
-        scores = _scores(job, table, options)
+        scores = _scores(job, table, judges)
         speeds = [line["images_per_second"] for line in _lines(job.out / "metrics.jsonl")]
         memory = [line["peak_memory"] for line in _lines(job.out / "events.jsonl") if "peak_memory" in line]
         if len(scores) == len(PROTOCOLS[table.judged_by]) and speeds and memory:

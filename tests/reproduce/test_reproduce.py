@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tutelage import ablations
 from tutelage.cli import main
 from tutelage.engine.settings import read_settings
+from tutelage.reproduce import ReproduceOptions, _jobs, _scores
 
 TABLE = "pseudomae/table-7"
 
@@ -33,6 +35,11 @@ def test_a_table_is_run_once_and_read_again(tmp_path: Path, capsys: pytest.Captu
     assert [row["paper"] for row in rows] == [74.8, 73.6]
     assert all(0 < row["scores"]["linear-cached/1"]["mean"] < 100 for row in rows)
     assert rows[1]["direction"] == "one seed" and rows[1]["step_time"] > 0 and rows[1]["memory"] > 0.5
+
+    table = ablations.table(TABLE)
+    options = ReproduceOptions(table=TABLE, data="digits", seeds=1, pictures=128, out=tmp_path)
+    assert [len(_scores(job, table, 200)) for job in _jobs(table, options)] == [3, 3]
+    assert [_scores(job, table, 300) for job in _jobs(table, options)] == [{}, {}], "judged by other pictures"
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("evaluations.jsonl")}
     assert len(before) == 2
