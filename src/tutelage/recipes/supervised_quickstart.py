@@ -6,7 +6,7 @@ The other quick-starts' encoder, pictures, batch, views and learning rate, with 
 all 64 patches, so a step takes longer than MAE's. Weight decay 0.05 and drop path 0.1: from scratch, on few pictures, a
 ViT learns its training pictures by heart.
 Source: ours, for a first try; no paper has this setting. Drop path 0.1 is DeiT's.
-Expected: not measured yet; docs/results.md will have it beside the other quick-starts.
+Expected: 83.6 % in kNN and linear accuracy on fashion-mnist at a small size after 300,000 pictures (docs/results.md).
 """
 
 from tutelage.encoder import BackboneSettings
