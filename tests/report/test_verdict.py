@@ -228,6 +228,7 @@ def test_hubs_that_come_and_go_are_named_too() -> None:
         ({"sure_share": 0.94, "guess_entropy": 0.1, "sure_accuracy": 0.12}, "misled", "bad"),
         ({"sure_share": 0.94, "guess_entropy": 0.1}, "misled", "bad"),  # no label is known to tell
         ({"sure_share": 0.94, "guess_entropy": 0.9, "sure_accuracy": 0.2}, "misled", "bad"),
+        ({"sure_share": 0.94, "sure_accuracy": 0.2}, "misled", "bad"),
         ({"sure_share": 0.2, "guess_entropy": 0.9, "sure_accuracy": 0.2}, "healthy", "note"),
         ({"sure_share": 0.6, "guess_entropy": 0.95, "sure_accuracy": 0.9}, "healthy", "good"),
         ({"sure_share": 0.0, "guess_entropy": 0.3}, "healthy", "good"),  # not sure of anything yet

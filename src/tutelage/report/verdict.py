@@ -233,13 +233,13 @@ def _hubs(monitors: Sequence[Row]) -> list[Reason]:
 def _misled(monitors: Sequence[Row]) -> list[Reason]:
     """Whether guesses are of many classes and, where that is known, right: asked of both last answers."""
     sure, spread, right = (_series(monitors, name)[-2:] for name in ("sure_share", "guess_entropy", "sure_accuracy"))
-    if not sure or not spread:
+    if not sure:
         return []
     text = f"It is sure of {sure[-1]:.0%} of the held-out pictures"
     text += f", and right in {right[-1]:.0%} of those." if right else "."
-    text += f" Its guesses are spread over the classes {spread[-1]:.0%} as evenly as can be."
+    text += f" Its guesses are spread over the classes {spread[-1]:.0%} as evenly as can be." if spread else ""
     wrong = bool(right) and max(right) < MISLED
-    if min(sure) >= MISLED and (wrong or max(spread) < MISLED):
+    if min(sure) >= MISLED and (wrong or (spread and max(spread) < MISLED)):
         todo = "Lower --method.unlabelled-weight, raise --method.threshold, or give more labels."
         return [Reason("bad", text, todo)]
     return [Reason("note" if wrong else "good", text)]
