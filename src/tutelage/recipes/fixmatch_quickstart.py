@@ -3,9 +3,9 @@
     tutelage pretrain fixmatch-quickstart --data fashion-mnist --labels 250
 
 An eighth of a batch of 64 has labels; the others are labelled by what the network is sure of. A seventh of the run is a warm-up
-with the labels alone. Three settings differ from Semi-MAE's: at a threshold of 0.7 and a weight of 10 a short run teaches itself
-one class (docs/results.md), so these are FixMatch's own for small pictures, 0.95 and 1; and crops take at least half of a
-picture, as 8 % of a small one shows next to nothing.
+with the labels alone. Three settings differ from Semi-MAE's: at a threshold of 0.7 and a weight of 10 a short run teaches
+itself one class (docs/results.md), so these are FixMatch's own for small pictures, 0.95 and 1; and crops take at least half
+of a picture, as 8 % of a small one shows next to nothing.
 Source: ours, for a first try; no paper has this setting.
 Expected: docs/results.md has what was measured here, if anything was.
 """

@@ -23,7 +23,7 @@ RECIPE = RunSettings[SemiMAESettings[MAESettings]](
         unlabelled_weight=1.0,
         threshold=0.95,
         branch_weight=1.0,
-        branch=MAESettings(decoder=DecoderSettings(width=96, depth=2, heads=3)),,
+        branch=MAESettings(decoder=DecoderSettings(width=96, depth=2, heads=3)),
     ),
     optim=OptimSettings(base_lr=4e-3, warmup_epochs=1),
     views=ViewsSettings(weak=SimpleView(scale=(0.5, 1.0)), strong=StrongView(scale=(0.5, 1.0))),
