@@ -22,8 +22,9 @@ from tutelage.evaluation.result import Evaluation
 from tutelage.export import Encoder, load_encoder, write_timm
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
+from tutelage.transfer import backbone_of
 
-__all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "load_encoder", "pretrain"]
+__all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain"]
 
 
 class EvaluateOptions(Settings):
@@ -88,7 +89,11 @@ def pretrain(recipe: str, data: str, out: str | Path | None = None, *, quiet: bo
         TutelageError: with the code and exit code of the command line.
 
     """
-    finished = run(settings_for(recipe, data=str(data), **settings), out, quiet=quiet)
+    return _whole(run(settings_for(recipe, data=str(data), **settings), out, quiet=quiet))
+
+
+def _whole(finished: engine.Finished) -> Path:
+    """The folder of a run that was not stopped."""
     if finished.stopped:
         raise Stopped(
             "S-75", f"{finished.out} was asked to stop, and saved at step {finished.clock.step}.",
@@ -138,6 +143,40 @@ def starting_settings(recipe: str | None, file: str | None) -> RunSettings[Any]:
     return recipes.load(recipe or "")  # type: ignore[no-any-return]
 
 
+def finetune_settings(encoder: str, recipe: str, teacher: str | None = None) -> RunSettings[Any]:
+    """The settings of a recipe of fine-tuning that begins from an encoder, with the backbone that fits it.
+
+    A file of weights does not say of which model it is: there the backbone is the recipe's.
+    """
+    settings: RunSettings[Any] = recipes.load(recipe)
+    if settings.method.name != "finetune":
+        fitting = [name for name in recipes.names() if name.startswith("finetune")]
+        raise SettingsError(
+            "C-06", f"'{recipe}' is no recipe of fine-tuning.", todo=f"Use --recipe {', '.join(fitting)}."
+        )
+    backbone = backbone_of(encoder, teacher) or settings.backbone
+    backbone = backbone.model_copy(update={"drop_path": settings.backbone.drop_path})
+    return settings.model_copy(update={"backbone": backbone, "init": encoder, "init_teacher": teacher})
+
+
+def finetune(
+    encoder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    recipe: str = "finetune-quickstart",
+    quiet: bool = True,
+    **settings: Any,
+) -> Path:
+    """Learn to classify `data`, on from an encoder, and return the run folder; the same call goes on with a stopped run.
+
+    `settings` are the recipe's fields, as of `pretrain`. Raises what `pretrain` raises.
+    """  # fmt: skip
+    chosen = finetune_settings(str(encoder), recipe)
+    changed = type(chosen).model_validate(merged(chosen.model_dump(), {"data": str(data), **settings}))
+    return _whole(run(changed, out, quiet=quiet))
+
+
 def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: bool = False) -> engine.Finished:
     """Run to the end or to a stop, write the report, and say what was found and what to type next."""
     if not settings.data:
@@ -166,7 +205,8 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
         console.print(printable(f"done    {folder} · report {report}"), markup=False)
         console.print(f"verdict {_verdict_on(folder)}", markup=False)
         labelled = finished.labelled
-        following = f"evaluate knn {folder} --data {settings.data}" if labelled else f"export {folder} --out DIR"
+        judged = "classifier" if (folder / "classifier").exists() else "knn"
+        following = f"evaluate {judged} {folder} --data {settings.data}" if labelled else f"export {folder} --out DIR"
         console.print(printable(f"next    tutelage {following}"), markup=False)
     return finished
 

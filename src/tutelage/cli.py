@@ -16,6 +16,7 @@ usage: tutelage COMMAND ...
   pretrain RECIPE --data DATA          learn a backbone from pictures without labels; the same command goes on
   evaluate knn|linear|low-shot|all|classifier ENCODER --data DATA
                                        say how good an encoder is, beside raw pixels and an untrained one
+  finetune ENCODER --data DATA         learn to classify, from labels, on from a backbone
   export ENCODER --out DIR             write a timm folder, and prove that it computes the same
   report RUN                           write RUN/report.html again
   reproduce [TABLE --data DATA]        list the papers' ablations, or run one beside the paper's numbers
@@ -70,6 +71,7 @@ def _command(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "pretrain": _pretrain,
         "evaluate": _evaluate,
+        "finetune": _finetune,
         "export": _export,
         "report": _report,
         "reproduce": _reproduce,
@@ -133,6 +135,40 @@ _PRETRAIN_HELP = """usage: tutelage pretrain RECIPE --data DATA [--out RUN] [opt
 
 learn a backbone from pictures without labels. The same command again goes on where it stopped.
 recipes: tutelage recipes        options of one: tutelage pretrain RECIPE --help (--help-all for every one)"""
+
+
+def _finetune(words: list[str]) -> int:
+    from tutelage import recipes
+    from tutelage.options import help_lines, parse
+
+    out, words = _take(words, "--out")
+    recipe, words = _take(words, "--recipe")
+    teacher, words = _take(words, "--init-teacher")
+    recipes.check(recipe := recipe or "finetune-quickstart")  # before torch is imported
+    if not words or words[0] in ("-h", "--help"):
+        print(_FINETUNE_HELP)
+        return 0
+    if words[0].startswith("-"):
+        raise SettingsError("C-06", "finetune needs an encoder, before its options.", todo="Name a run, or timm:NAME.")
+
+    from tutelage import api
+
+    default = api.finetune_settings(words[0], recipe, teacher)
+    if "--help" in words or "-h" in words:
+        print(f"usage: tutelage finetune {words[0]} --data DATA [--recipe NAME] [--out RUN] [options]\n")
+        print("\n".join(help_lines(type(default), COMMON, default)))
+        print("\nall options of this recipe: --help-all")
+        return 0
+    rest = ["--help" if word == "--help-all" else word for word in words[1:]]
+    settings = parse(type(default), rest, default=default, command="tutelage finetune")
+    return 75 if api.run(settings, out).stopped else 0
+
+
+_FINETUNE_HELP = """usage: tutelage finetune ENCODER --data DATA [--recipe NAME] [--out RUN] [options]
+
+learn to classify pictures with labels, on from a run, a checkpoint, a timm folder, timm:NAME or an MAE checkpoint file.
+The same command again goes on where it stopped. recipes: finetune-quickstart (default), and those of `tutelage recipes`
+options: tutelage finetune ENCODER --help (--help-all for every one); from scratch: tutelage pretrain finetune-quickstart"""
 
 
 def _evaluate(words: list[str]) -> int:

@@ -99,6 +99,12 @@ def with_head(vit: VisionTransformer, head: nn.Linear, pool: Literal["token", "a
     return classifier
 
 
+def mean_pooled(vit: VisionTransformer) -> VisionTransformer:
+    """The same ViT, changed to give the mean of its patch tokens, normed after it by a fresh norm instead of before (MAE)."""
+    vit.norm, vit.fc_norm, vit.global_pool = nn.Identity(), nn.LayerNorm(vit.embed_dim, eps=1e-6), "avg"
+    return vit
+
+
 def is_relative(vit: VisionTransformer) -> bool:
     """Whether its positions are relative ones."""
     return isinstance(vit.blocks[0].attn, RelativeAttention)

@@ -134,18 +134,18 @@ class Centring(nn.Module):
 # --- a linear classifier ----------------------------------------------------------------------------------------------
 
 
-def linear_head(width: int, num_classes: int) -> nn.Linear:
-    """A fresh classifier: weights from a normal distribution of deviation 0.02, cut off at 2, and biases of 0."""
+def linear_head(width: int, num_classes: int, std: float = 0.02) -> nn.Linear:
+    """A fresh classifier: weights from a normal distribution of this deviation, cut off at 2, and biases of 0."""
     head = nn.Linear(width, num_classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.trunc_normal_(head.weight, std=std)
     nn.init.zeros_(head.bias)
     return head
 
 
 def classify(vit: VisionTransformer, head: nn.Module, x: Float[Tensor, "b c h w"], pool: Pool) -> Float[Tensor, "b m"]:
-    """Logits of whole pictures."""
+    """Logits of whole pictures; the mean of the patch tokens passes the ViT's norm for it, where there is one."""
     z = encode(vit, x)
-    logits: Tensor = head(z.cls[:, 0] if pool == "token" else z.patches.mean(1))
+    logits: Tensor = head(z.cls[:, 0] if pool == "token" else vit.fc_norm(z.patches.mean(1)))
     return logits
 
 

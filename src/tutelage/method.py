@@ -76,6 +76,10 @@ class Method(nn.Module, ABC):
         """A copy of the encoder with the classifier that the run hands on, where the method trains one."""
         return None
 
+    def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"] | None:
+        """Of whole pictures, by the classifier that the run hands on; None where the method trains none."""
+        return None
+
     @property
     def masked(self) -> "Method":
         """The method that the masks and targets of a step are of: this one, or a branch of it."""

@@ -7,7 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,7 +163,7 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
     `reconstruction_loss`, `position_constant_loss`, `position_constant_share` (of the target, 0 to 1) · `class_loss`,
     `class_kl` (loss minus the entropy of its target), `class_gain` (ln m minus loss, nats better than a uniform guess),
     `class_prototype_entropy`, `class_prototypes_used`, and as many of `patch` · `distinct_matches` ·
-    `<teacher>_distance` · `cross_entropy`, `classifier_accuracy` of a classifier trained on labels · `sure_share`,
+    `<teacher>_distance` · `sure_share`,
     `sure_accuracy` of the labels that it guesses, and `guess_entropy`, how evenly over the classes.
     """
     parts = {name: float(value.detach()) for name, value in output.parts.items()}
@@ -175,10 +175,7 @@ def monitor(method: Method, output: Output, num_patches: int) -> dict[str, float
     if "nearest" in output.seen and "patch_labels" in output.seen:
         values["distinct_matches"] = distinct_matches(output.seen["nearest"], output.seen["patch_labels"].shape[1])
     if "guesses" in output.seen:
-        num_classes = output.seen["logits"].shape[1]
-        values |= _guessed(output.seen["guesses"], output.seen["sure"], output.seen["guessed_labels"], num_classes)
-    if "logits" in output.seen:
-        values |= _classified(parts, output.seen["logits"], output.seen["labels"])
+        values |= _guessed(output.seen)
     return values | {f"{name}_distance": value for name, value in teacher_distance(method).items()}
 
 
@@ -220,23 +217,19 @@ def _labels(
     return values
 
 
-def _classified(parts: dict[str, float], logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> dict[str, float]:
-    """Loss and accuracy of a classifier on the pictures that have a label; nothing where none has."""
-    known = labels >= 0
-    if not known.any():
-        return {}
-    right = logits[known].argmax(1) == labels[known]
-    loss = parts["cross_entropy"]
-    return {"cross_entropy": loss, "classifier_accuracy": float(right.float().mean())}
+@torch.no_grad()
+def classified(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> dict[str, float]:
+    """`cross_entropy` (in nats) and `classifier_accuracy` of a classifier on labelled pictures."""
+    loss = F.cross_entropy(wide(logits), labels)
+    return {"cross_entropy": float(loss), "classifier_accuracy": float((logits.argmax(1) == labels).double().mean())}
 
 
-def _guessed(
-    guesses: Int[Tensor, " b"], sure: Bool[Tensor, " b"], labels: Int[Tensor, " b"], num_classes: int
-) -> dict[str, float]:
+def _guessed(seen: dict[str, Tensor]) -> dict[str, float]:
     """The share of guesses that count, of those with a known label the share that is right, and the entropy of all guesses.
 
     The entropy is over ln of the classes: 1 is as many of each, 0 is one class for all.
     """
+    guesses, sure, labels, num_classes = seen["guesses"], seen["sure"], seen["guessed_labels"], seen["logits"].shape[1]
     shares = torch.bincount(guesses, minlength=num_classes).double() / len(guesses)
     values = {"sure_share": float(sure.float().mean()), "guess_entropy": float(entropy(shares)) / math.log(num_classes)}
     known = sure & (labels >= 0)

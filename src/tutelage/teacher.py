@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.clock import Cadence, Clock, CosineMomentum, move_fraction, moves
 from tutelage.config import Settings
+from tutelage.errors import SettingsError
 
 
 class TeacherSettings(Settings):
@@ -32,6 +33,17 @@ class TeacherSettings(Settings):
         if self.every == "epoch" and self.schedule == "epoch":
             raise ValueError("a schedule that begins again with each epoch needs a teacher that moves within it")
         return self
+
+
+def check_teacher(teacher: TeacherSettings | None, **who: str) -> None:
+    """Refuse settings, by name, that say `teacher` where there is none."""
+    for name, wanted in who.items():
+        if wanted == "teacher" and teacher is None:
+            raise SettingsError(
+                "C-24",
+                f"method.{name} is 'teacher', but there is no method.teacher.",
+                todo="Set one, or use the student.",
+            )
 
 
 class EMATeacher(nn.Module):

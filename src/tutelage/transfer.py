@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tutelage.data.index import Statistics
-from tutelage.encoder import create_vit, grid_of, patch_of, show_size, with_head
+from tutelage.encoder import BackboneSettings, create_vit, grid_of, is_relative, patch_of, show_size, with_head
 from tutelage.errors import CheckpointError, listed
 from tutelage.weights import Weights, check_class_token, read_weights
 
@@ -66,6 +66,24 @@ def _encoder_from(weights: Weights, where: str, device: torch.device | str = "cp
     channels = int(vit.patch_embed.proj.in_channels)
     vit = vit.to(device=device, dtype=torch.float32).eval()
     return Encoder(vit, weights.statistics, _size_of(vit), channels, weights.origin, weights.architecture)
+
+
+def backbone_of(where: str, teacher: str | None = None) -> BackboneSettings | None:
+    """The backbone that fits the encoder that `where` names; None for a file of weights, which does not say of which model."""
+    weights = read_weights(where, teacher)
+    if weights.architecture is None or weights.statistics is None:
+        return None
+    encoder = _encoder_from(weights, where)
+    vit = encoder.vit
+    return BackboneSettings(
+        name=encoder.architecture.partition(".")[0],
+        image_size=encoder.size,
+        patch_size=patch_of(vit),
+        width=vit.embed_dim,
+        depth=len(vit.blocks),
+        heads=vit.blocks[0].attn.num_heads,
+        positions="relative" if is_relative(vit) else "learned",
+    )
 
 
 def load_classifier(where: str) -> Encoder:

@@ -118,14 +118,14 @@ class Keeper:
             self.warned.add(name)
 
     def _ask(self, clock: Clock) -> float | None:
-        """Ask, on one process; the kNN accuracy where it is the best so far, and the checkpoint is to be kept for it."""
+        """Ask, on one process; the accuracy, of its classifier or of kNN, where the checkpoint is to be kept as the best."""
         if rank() > 0:
             return None
         with alone():
             answer = self.watch.ask(self.method, clock)
         self.run.append("monitors.jsonl", answer)
         self.progress.say(_answer(answer))
-        accuracy = answer.get("knn_accuracy")
+        accuracy = answer.get("classifier_accuracy", answer.get("knn_accuracy"))
         if accuracy is None or clock.step == 0 or not self.settings.chooses_best:
             return None
         return float(accuracy) if self.saver.is_best(accuracy) else None

@@ -31,7 +31,9 @@ class OptimSettings(Settings):
     weight_decay: NonNegative = 0.05
     """Decoupled weight decay of matrices; biases and norms have none."""
     decay_tokens: bool = True
-    """Decay class and mask tokens too, as the published code does."""
+    """Decay class tokens, mask tokens and learned positions too, as the published code of pretraining does."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each block of the encoder learns this much slower than the next, the first layers slowest (fine-tuning)."""
     warmup_epochs: NonNegative = 40
     """Epochs in which the learning rate rises from 0."""
     max_warmup_share: Share = 0.2

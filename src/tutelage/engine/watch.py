@@ -17,7 +17,7 @@ from tutelage.engine.feeds import open_feeds
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.method import Method, Output
-from tutelage.monitors import feature_std, knn_accuracy, monitor, rank_me
+from tutelage.monitors import classified, feature_std, knn_accuracy, monitor, rank_me
 from tutelage.pictures import draw_step, neighbours
 
 BANK = 2_000
@@ -59,10 +59,22 @@ class Watch:
         if self.bank is not None and self.queries.has_labels:
             bank, bank_labels = self._features(method, "bank", self.bank)
             line["knn_accuracy"] = knn_accuracy(bank, bank_labels, features, labels)
+            line |= self._classified(method)
         line |= {"rank_me": rank_me(features), "feature_std": feature_std(features)}
         line |= monitor(method, self.look(method, clock), self.settings.num_patches)
         method.train(training)
         return line
+
+    def _classified(self, method: Method) -> dict[str, float]:
+        """What the method's own classifier says of the pictures that ask, where it trains one."""
+        found = []
+        for batch in self._kept["queries"]:
+            with self.numerics.cast():
+                logits = method.logits(self.numerics.ready(batch).views[0])
+            if logits is None:
+                return {}
+            found.append(logits.cpu())
+        return classified(torch.cat(found), torch.cat([batch.labels for batch in self._kept["queries"]]))
 
     @torch.no_grad()
     def look(self, method: Method, clock: Clock) -> Output:

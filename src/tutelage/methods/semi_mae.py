@@ -24,7 +24,7 @@ from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, seen
 from tutelage.mixing import mix_pairs, mixed_targets, neighbours_of, pair_weights
 from tutelage.precision import wide
-from tutelage.teacher import EMATeacher, TeacherSettings
+from tutelage.teacher import EMATeacher, TeacherSettings, check_teacher
 
 B = TypeVar("B", bound=MethodSettings)
 
@@ -80,13 +80,7 @@ class SemiMAESettings(MethodSettings, Generic[B]):
 
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse a branch that does not fit, and a teacher that is asked for and not there."""
-        if self.teacher is None and "teacher" in (self.guesses_by, self.hands_on):
-            name = "guesses_by" if self.guesses_by == "teacher" else "hands_on"
-            raise SettingsError(
-                "C-24",
-                f"method.{name} is 'teacher', but there is no method.teacher.",
-                todo="Set one, or use the student.",
-            )
+        check_teacher(self.teacher, guesses_by=self.guesses_by, hands_on=self.hands_on)
         if self.branch:
             if "mask_ratio" not in type(self.branch).model_fields:
                 raise SettingsError("C-24", f"method.branch '{self.branch.name}' is no masked method.")
@@ -155,7 +149,7 @@ class SemiMAE(Method):
         asked = None if guesses is None else self.ask(unlabelled, guesses)
         logits = self.classify(x if asked is None else torch.cat([x, asked.pictures]))  # [b + u, classes]
         parts = {"cross_entropy": cross_entropy(logits[: len(x)], labels, s.label_smoothing)}  # eq. 1
-        loss, found = parts["cross_entropy"], seen(logits=logits[: len(x)], labels=labels)
+        loss, found = parts["cross_entropy"], seen(logits=logits)
         if guesses is not None and asked is not None:
             parts["unlabelled"] = guessed_cross_entropy(logits[len(x) :], asked.targets, asked.sure)  # eq. 2
             loss = loss + s.unlabelled_weight * parts["unlabelled"]
@@ -189,6 +183,10 @@ class SemiMAE(Method):
         """The student with its head, unless the settings name the teacher."""
         head = self.head if self.settings.hands_on == "student" else cast(nn.Linear, self.teacher["head"])
         return with_head(self.encoder, head, self.settings.pool)
+
+    def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        """By the classifier that is handed on."""
+        return self.classify(x, teacher=self.settings.hands_on == "teacher")
 
     @property
     def masked(self) -> Method:

@@ -5,15 +5,17 @@ The same encoder, pictures, views, optimiser and run as the other methods, with 
 
 from typing import Annotated, Literal
 
+from jaxtyping import Float
 from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
 from tutelage.encoder import with_head
 from tutelage.heads import Pool, check_classes_shown, classify, linear_head
 from tutelage.losses import cross_entropy
-from tutelage.method import Method, MethodSettings, Output, seen
+from tutelage.method import Method, MethodSettings, Output
 
 
 class SupervisedSettings(MethodSettings):
@@ -60,10 +62,13 @@ class Supervised(Method):
         """The student with its head."""
         return with_head(self.student, self.head, self.settings.pool)
 
+    def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        """By the student's classifier."""
+        return classify(self.student, self.head, x, self.settings.pool)
+
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Mean cross-entropy of the pictures that have a label."""
         (x,), labels = batch["train"].views, batch["train"].labels
 
-        logits = classify(self.student, self.head, x, self.settings.pool)
-        loss = cross_entropy(logits, labels, self.settings.label_smoothing)
-        return Output(loss, {"cross_entropy": loss}, seen(logits=logits, labels=labels))
+        loss = cross_entropy(self.logits(x), labels, self.settings.label_smoothing)
+        return Output(loss, {"cross_entropy": loss}, {})
