@@ -48,6 +48,7 @@ SHRUNK: dict[str, dict[str, Any]] = {
     "rc-mae": {"method": {**_DECODER, "teacher_mask": "different"}},
     "lomar": {"method": {"window": 2, "num_windows": 3}},
     "supervised": {},
+    "finetune": {},
     "fixmatch": {"labels": "10%", "method": {"threshold": 0.11, "mixing": "probabilistic"}},
     "semi-mae": {"labels": "100", "method": {"branch": _DECODER, "threshold": 0.11}},
 }

@@ -1,6 +1,6 @@
 """tutelage: masked-image pretraining under teachers.
 
-`pretrain`, `evaluate` (`evaluate_all`) and `load_encoder` are the three doors; the parts are importable on their own
+`pretrain`, `finetune`, `evaluate` (`evaluate_all`) and `load_encoder` are the doors; the parts are importable on their own
 (`from tutelage.methods.pseudomae import PseudoMAE`). Importing the package itself imports nothing heavy.
 """
 
@@ -11,14 +11,15 @@ from tutelage.version import __version__
 if TYPE_CHECKING:
     from tutelage.api import evaluate as evaluate
     from tutelage.api import evaluate_all as evaluate_all
+    from tutelage.api import finetune as finetune
     from tutelage.api import load_encoder as load_encoder
     from tutelage.api import pretrain as pretrain
 
-__all__ = ["__version__", "evaluate", "evaluate_all", "load_encoder", "pretrain"]
+__all__ = ["__version__", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("evaluate", "evaluate_all", "load_encoder", "pretrain"):
+    if name in ("evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain"):
         from tutelage import api
 
         return getattr(api, name)

@@ -156,6 +156,8 @@ def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
         statistics = _numbers(known["mean"], known["std"])
     taken, others = _encoder_of(tensors, network, str(path))
     arguments = {**backbone_arguments(backbone), "in_chans": len(statistics.mean)}
+    if "fc_norm.weight" in taken:  # fine-tuned: it norms the mean of the patch tokens instead of every token
+        arguments["global_pool"] = "avg"
     return Weights(str(path), taken, others, backbone.name, arguments, statistics, network)
 
 

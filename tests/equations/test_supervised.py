@@ -10,7 +10,7 @@ from tutelage.batch import Batch
 from tutelage.errors import DataError
 from tutelage.method import Method
 from tutelage.methods.supervised import SupervisedSettings, cross_entropy
-from tutelage.monitors import monitor
+from tutelage.monitors import classified
 
 CLASSES = 5
 
@@ -90,15 +90,15 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_monitors_tell_the_accuracy_of_the_labelled_pictures_and_nothing_without_labels() -> None:
+def test_a_classifier_is_told_by_its_accuracy_and_cross_entropy() -> None:
     method = supervised()
-    out = method(batch([0, 1, 2, 3, -1]), START)
-    guessed = out.seen["logits"].argmax(1).tolist()
-    labels = [guessed[0], guessed[1], (guessed[2] + 1) % CLASSES, guessed[3], -1]
-    values = monitor(method, method(batch(labels), START), PATCHES)
+    logits = method.logits(batch([0, 1, 2, 3])["train"].views[0])
+    guessed = logits.argmax(1).tolist()
+    labels = torch.tensor([guessed[0], guessed[1], (guessed[2] + 1) % CLASSES, guessed[3]])
+    values = classified(logits, labels)
     assert values["classifier_accuracy"] == 0.75
-    assert values["cross_entropy"] > 0
-    assert monitor(method, method(batch([-1, -1]), START), PATCHES) == {}
+    expected = np.mean([formula(row, k, 0.0) for row, k in zip(logits.detach().numpy(), labels.tolist(), strict=True)])
+    assert values["cross_entropy"] == pytest.approx(expected, abs=1e-10)
 
 
 @pytest.mark.parametrize(("shown", "told"), [(0, "have no labels"), (1, "all of one class")])

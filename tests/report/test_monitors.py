@@ -257,4 +257,3 @@ def test_guesses_are_told_by_how_many_are_sure_and_right_and_how_evenly_they_are
     found = monitor(method, Output(torch.tensor(0.0), {}, seen), 16)
     assert found["sure_share"] == 0.75 and found["sure_accuracy"] == 0.5
     assert found["guess_entropy"] == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(4))
-    assert "classifier_accuracy" not in found

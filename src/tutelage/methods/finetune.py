@@ -77,7 +77,8 @@ class Finetune(Method):
             vit.pos_embed.requires_grad_(True)
         self.head = linear_head(vit.embed_dim, num_classes, std=2e-5)
         kinds = {v2.MixUp: s.mixup, v2.CutMix: s.cutmix}
-        self._mixes = [mix(alpha=alpha, num_classes=num_classes) for mix, alpha in kinds.items() if alpha > 0]
+        with torch.device("cpu"):  # they draw there, wherever the method is built
+            self._mixes = [mix(alpha=alpha, num_classes=num_classes) for mix, alpha in kinds.items() if alpha > 0]
         if s.teacher:
             self.teacher = EMATeacher(s.teacher, encoder=self.student, head=self.head)
 

@@ -1,0 +1,100 @@
+"""Fine-tuning from any encoder, through the command line in this process."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import tutelage
+from small_runs import FLAGS
+from tutelage.cli import main
+from tutelage.data.index import open_data
+from tutelage.data.streams import eval_batches
+from tutelage.evaluation.features import normalised
+from tutelage.transfer import load_classifier
+
+SMALL = ["--data=digits", "--batch-size=32", "--log-steps=1", "--monitors=1", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "mae"
+    assert main(["pretrain", "mae-quickstart", "--data=digits", f"--out={out}", *FLAGS, "--steps=8"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def tuned(pretrained: Path) -> Path:
+    out = pretrained.parent / "tuned"
+    assert main(["finetune", str(pretrained), *SMALL, f"--out={out}", "--steps=12", "--save-steps=4"]) == 0
+    return out
+
+
+def test_it_begins_from_the_encoder_at_its_size(pretrained: Path, tuned: Path) -> None:
+    settings = json.loads((tuned / "settings.json").read_text())
+    assert settings["backbone"]["image_size"] == [16, 16] and settings["backbone"]["width"] == 16
+    assert settings["init"] == str(pretrained) and settings["backbone"]["drop_path"] == 0.1
+    before = load_file(pretrained / "encoder/model.safetensors")
+    after = load_file(tuned / "encoder/model.safetensors")
+    assert {"fc_norm.weight", "fc_norm.bias"} <= after.keys() and "norm.weight" not in after
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before.keys() & after.keys()}
+    assert 0 < moved["patch_embed.proj.weight"] < moved["blocks.1.attn.qkv.weight"]
+    asked = [json.loads(line) for line in (tuned / "monitors.jsonl").read_text().splitlines()]
+    assert {"classifier_accuracy", "cross_entropy"} <= asked[-1].keys()
+
+
+def test_its_classifier_is_judged_and_timm_loads_it(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "classifier", str(tuned), "--data=digits", "--json"]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    vit = timm.create_model(f"local-dir:{tuned}/classifier", pretrained=True).eval()
+    encoder, test = load_classifier(str(tuned)), open_data("digits").test
+    (batch,) = eval_batches(test, (16, 16), 1000)
+    with torch.no_grad():
+        guessed = vit(normalised(batch.views[0], encoder.statistics, 1)).argmax(1)
+    assert accuracy == pytest.approx(float((guessed == batch.labels).double().mean()))
+    assert vit.pretrained_cfg["label_names"] == [str(digit) for digit in range(10)]
+
+
+def test_what_was_fine_tuned_can_be_evaluated_exported_and_begun_from(tuned: Path, tmp_path: Path, capsys) -> None:
+    last = tuned / "checkpoints/step-00000012"
+    for place in (tuned, last):
+        assert main(["evaluate", "knn", str(place), "--data=digits", "--no-baselines", "--json"]) == 0
+    a, b = (json.loads(line)["accuracy"] for line in capsys.readouterr().out.splitlines())
+    assert a == b
+    assert main(["export", str(tuned), f"--out={tmp_path / 'backbone'}"]) == 0
+    again = ["finetune", str(tmp_path / "backbone"), *SMALL, f"--out={tmp_path / 'again'}", "--steps=1"]
+    assert main(again) == 0
+
+
+def test_from_python_and_from_scratch(pretrained: Path, tmp_path: Path) -> None:
+    run = tutelage.finetune(pretrained, "digits", tmp_path / "a", steps=1, batch_size=32, method={"pool": "token"})
+    assert (run / "classifier/config.json").is_file()
+    scratch = ["pretrain", "finetune-quickstart", *SMALL, f"--out={tmp_path / 'b'}", "--steps=1", "--backbone.width=16"]
+    assert main([*scratch, "--backbone.heads=2", "--backbone.image-size=16", "--backbone.depth=1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--data=digits"], 2, "C-06: finetune needs an encoder, before its options."),
+        (["ENCODER", "--data=digits", "--recipe=mae-quickstart"], 2, "'mae-quickstart' is no recipe of fine-tuning."),
+        (["ENCODER", "--data=digits", "--recipe=finetune-quickstat"], 2, "Did you mean 'finetune-quickstart'?"),
+        (["nothing-there", "--data=digits"], 4, "K-0"),
+        (["ENCODER"], 2, "C-07: no --data given."),
+        (["ENCODER", "--data=digits", "--method.mixup=-1"], 2, "method.mixup"),
+    ],
+)
+def test_what_cannot_work_is_refused(pretrained: Path, tmp_path: Path, capsys, words, code: int, told: str) -> None:
+    words = [str(pretrained) if word == "ENCODER" else word for word in words]
+    assert main(["finetune", *words, f"--out={tmp_path / 'run'}"]) == code
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_explains_itself(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune"]) == 0 and "usage: tutelage finetune ENCODER" in capsys.readouterr().out
+    assert main(["finetune", str(pretrained), "--help"]) == 0
+    assert f"usage: tutelage finetune {pretrained} --data DATA" in capsys.readouterr().out
