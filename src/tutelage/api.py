@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,6 +19,7 @@ from tutelage.engine.settings import RunSettings, explain, read_settings, settin
 from tutelage.errors import CheckpointError, SettingsError, Stopped, no_memory, printable
 from tutelage.evaluation import protocol as protocols
 from tutelage.evaluation.low_shot import LowShotSettings
+from tutelage.evaluation.predict import predict
 from tutelage.evaluation.result import Evaluation
 from tutelage.export import Encoder, load_encoder, write_timm
 from tutelage.report import verdict, write_report
@@ -69,6 +71,21 @@ class ExportOptions(Settings):
     """Format."""
     teacher: str | None = None
     """Export a teacher of a run (or its student) instead of the encoder it hands on."""
+
+
+class PredictOptions(Settings):
+    """Name the classes of pictures: `tutelage predict RUN --data FOLDER`."""
+
+    classifier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """A run that trained a classifier (finetune, supervised, semi-mae, ...), or its folder classifier."""
+    data: Annotated[str, tyro.conf.arg(metavar="DATA")]
+    """A folder, a list or CSV file, or a named set."""
+    out: Path | None = None
+    """The folder to write; by default predictions-<data name>."""
+    device: Literal["cpu", "cuda"] | None = None
+    """By default cuda where there is one."""
+    workers: NonNegativeInt = 0
+    """Threads that prepare pictures ahead; 0 prepares them as they are needed."""
 
 
 class ReportOptions(Settings):
@@ -279,6 +296,25 @@ def export_with(options: ExportOptions) -> None:
     difference = write_timm(encoder.vit, options.out, encoder.statistics, architecture=encoder.architecture)
     print(f"{options.out}: features differ by at most {difference:.1e} from {encoder.origin}", file=sys.stderr)
     print(f'load it: timm.create_model("local-dir:{options.out}", pretrained=True)', file=sys.stderr)
+
+
+def predict_with(options: PredictOptions) -> Path:
+    """Write predictions.csv and predictions.png, and say how many pictures are of which class."""
+    place = Path(options.data).expanduser()
+    out = options.out or Path(f"predictions-{place.stem if place.is_file() else place.resolve().name}")
+    found = predict(
+        options.classifier, options.data, out, device=options.device, workers=options.workers, say=_every_few_seconds()
+    )
+    counts = Counter(one.classes[0] if one.classes else "unreadable" for one in found)
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(10)) + (
+        ", ..." if len(counts) > 10 else ""
+    )
+    print(printable(f"{len(found):,} pictures: {told}"), file=sys.stderr)
+    known = [one.known == one.classes[0] for one in found if one.known and one.classes]
+    if known:
+        print(f"of {len(known):,} with a known class {sum(known) / len(known):.1%} are named right", file=sys.stderr)
+    print(printable(f"{out}/predictions.csv, predictions.png"), file=sys.stderr)
+    return out
 
 
 def report(folder: Path) -> Path:

@@ -17,6 +17,7 @@ usage: tutelage COMMAND ...
   evaluate knn|linear|low-shot|all|classifier ENCODER --data DATA
                                        say how good an encoder is, beside raw pixels and an untrained one
   finetune ENCODER --data DATA         learn to classify, from labels, on from a backbone
+  predict RUN --data DATA              name the classes of pictures by a run's classifier: a table and a sheet
   export ENCODER --out DIR             write a timm folder, and prove that it computes the same
   report RUN                           write RUN/report.html again
   reproduce [TABLE --data DATA]        list the papers' ablations, or run one beside the paper's numbers
@@ -72,6 +73,7 @@ def _command(words: list[str]) -> int:
         "pretrain": _pretrain,
         "evaluate": _evaluate,
         "finetune": _finetune,
+        "predict": _predict,
         "export": _export,
         "report": _report,
         "reproduce": _reproduce,
@@ -179,6 +181,14 @@ def _evaluate(words: list[str]) -> int:
     results = [result.to_json() for result in api.evaluate_with(options)]
     if options.json_output:
         print(json.dumps(results if options.protocol == "all" else results[0]))
+    return 0
+
+
+def _predict(words: list[str]) -> int:
+    from tutelage import api
+    from tutelage.options import parse
+
+    api.predict_with(parse(api.PredictOptions, words, command="tutelage predict"))
     return 0
 
 

@@ -1,11 +1,14 @@
 """Fine-tuning from any encoder, through the command line in this process."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import tutelage
@@ -67,6 +70,46 @@ def test_what_was_fine_tuned_can_be_evaluated_exported_and_begun_from(tuned: Pat
     assert main(["export", str(tuned), f"--out={tmp_path / 'backbone'}"]) == 0
     again = ["finetune", str(tmp_path / "backbone"), *SMALL, f"--out={tmp_path / 'again'}", "--steps=1"]
     assert main(again) == 0
+
+
+def test_it_names_the_classes_of_a_set(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["predict", str(tuned), "--data=digits", f"--out={out}"]) == 0
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert len(rows) == 1797 and rows[0].keys() == {
+        "path",
+        "label",
+        "score",
+        "label_2",
+        "score_2",
+        "label_3",
+        "score_3",
+    }
+    whole = open_data("digits", holdout=0.0)
+    truth = {whole.test.name(i): str(label) for i, label in enumerate(whole.test.labels)}
+    right = np.mean([truth[row["path"]] == row["label"] for row in rows if row["path"] in truth])
+    assert right == pytest.approx(tutelage.evaluate("classifier", tuned, "digits").accuracy)
+    assert all(float(row["score"]) >= float(row["score_2"]) >= float(row["score_3"]) > 0 for row in rows)
+    assert Image.open(out / "predictions.png").width > 640
+    said = capsys.readouterr().err
+    assert "1,797 pictures: " in said and "of 1,797 with a known class" in said
+
+
+def test_it_names_pictures_of_a_folder_and_leaves_out_what_it_cannot_read(tuned: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in ("=1+1.png", "b,c.png", "ä.png"):
+        Image.effect_noise((20, 30), 40).convert("RGB").save(photos / name)
+    (photos / "broken.png").write_bytes(b"no picture")
+    assert main(["predict", str(tuned), f"--data={photos}", f"--out={out}"]) == 0
+    rows = {row["path"]: row for row in csv.DictReader((out / "predictions.csv").open(encoding="utf-8"))}
+    assert rows.keys() == {"./=1+1.png", "b,c.png", "ä.png", "broken.png"}
+    assert rows["broken.png"]["label"] == "" and rows["b,c.png"]["label"] in map(str, range(10))
+
+
+def test_a_run_without_a_classifier_predicts_nothing(pretrained: Path, tmp_path: Path, capsys) -> None:
+    assert main(["predict", str(pretrained), "--data=digits", f"--out={tmp_path / 'out'}"]) == 4
+    assert "K-07: " in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_from_python_and_from_scratch(pretrained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""What a classifier says of pictures: a table for programs, and a sheet of pictures for people."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from tutelage.data.index import Pictures, open_data
+from tutelage.data.streams import eval_batches
+from tutelage.durable import write_whole
+from tutelage.errors import MachineError
+from tutelage.evaluation.features import Say, normalised
+from tutelage.pictures import show
+from tutelage.sheet import BAD, GOOD, QUIET, Cell, save, sheet
+from tutelage.transfer import Encoder, load_classifier
+
+TOP = 3
+"""Classes that are told of each picture, the most probable first."""
+COLUMNS, ROWS = 8, 5
+_PASS = 64
+
+
+class Prediction(NamedTuple):
+    """What a classifier says of one picture."""
+
+    name: str
+    classes: tuple[str, ...]
+    """The most probable first; none where the picture cannot be read."""
+    probabilities: tuple[float, ...]
+    known: str = ""
+    """Its class, where the set tells."""
+
+
+def predict(
+    where: str,
+    data: str,
+    out: Path,
+    *,
+    device: torch.device | str | None = None,
+    workers: int = 0,
+    say: Say | None = None,
+) -> list[Prediction]:
+    """Name the classes of every picture of `data` by the classifier of a run, and write OUT/predictions.csv and .png.
+
+    The table has the columns path, label, score and those of the next two classes, in the order of the set; a picture that
+    cannot be read has empty ones. A path that a spreadsheet would take for a formula begins with `./`, which is the same path.
+    Raises CheckpointError K-07 where there is no classifier, what `open_data` raises, MachineError R-03.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = load_classifier(where)
+    classifier.vit.to(device)
+    opened = open_data(data, holdout=0.0)
+    source = opened.train.source
+    labels = np.full(len(source), -1, dtype=np.int64)
+    for part in (opened.train, opened.held_out, opened.test):
+        labels[part.ids] = part.labels
+    pictures = replace(opened.train, ids=np.arange(len(source)), labels=labels)
+    shown: list[tuple[Prediction, Tensor]] = []
+    found: list[Prediction] = []
+    every = max(1, len(pictures) // (COLUMNS * ROWS))
+    for one, picture in _predictions(classifier, pictures, device, workers, say):
+        if len(found) % every == 0 and len(shown) < COLUMNS * ROWS:
+            shown.append((one, picture))
+        found.append(one)
+    found += [Prediction(name, (), ()) for name, _ in opened.found.unreadable]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "predictions.csv", table(found).encode("utf-8", "surrogateescape"))
+        save(_drawn(shown, len(found)), out / "predictions.png")
+    except OSError as error:
+        raise MachineError("R-03", f"{out} cannot be written: {error.strerror or error}.") from error
+    return found
+
+
+def table(predictions: list[Prediction]) -> str:
+    """CSV with a line for each picture; scores are probabilities, 0 to 1."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    more = [f"{name}_{place}" for place in range(2, TOP + 1) for name in ("label", "score")]
+    writer.writerow(["path", "label", "score", *more])
+    for one in predictions:
+        told = [
+            cell for name, p in zip(one.classes, one.probabilities, strict=True) for cell in (_plain(name), f"{p:.4f}")
+        ]
+        writer.writerow([_plain(one.name, "./"), *told, *[""] * (2 * TOP - len(told))])
+    return text.getvalue()
+
+
+def _plain(text: str, before: str = "'") -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return before + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+@torch.no_grad()
+def _predictions(
+    classifier: Encoder, pictures: Pictures, device: torch.device | str, workers: int, say: Say | None
+) -> Iterator[tuple[Prediction, Float[Tensor, "c h w"]]]:
+    """In order, each with the picture as the classifier sees it, in 0..1."""
+    k, i = min(TOP, len(classifier.classes)), 0
+    for batch in eval_batches(pictures, classifier.size, _PASS, workers):
+        x = batch.views[0]
+        best = classifier.vit(normalised(x.to(device), classifier.statistics, classifier.channels)).softmax(1).topk(k)
+        rows = zip(x, best.indices.tolist(), best.values.tolist(), batch.indices.tolist(), strict=True)
+        for picture, ids, probabilities, number in rows:
+            name, label = pictures.name(i), int(pictures.labels[i])
+            # Of a picture that turned out to be damaged another one was read.
+            told = (tuple(classifier.classes[c] for c in ids), tuple(probabilities)) if number == i else ((), ())
+            known = pictures.classes[label] if label >= 0 else ""
+            yield Prediction(name, *told, known), picture / (255 if picture.dtype == torch.uint8 else 1)
+            i += 1
+        if say:
+            say(f"predict  {i:,} of {len(pictures):,} pictures")
+
+
+def _drawn(shown: list[tuple[Prediction, Tensor]], count: int) -> Image.Image:
+    """Some of the pictures with their most probable class, green where it is known to be right, red where not."""
+
+    def cell(one: Prediction, picture: Tensor) -> Cell:
+        if not one.classes:
+            return Cell(show(picture), "unreadable", BAD)
+        ink = QUIET if not one.known else GOOD if one.known == one.classes[0] else BAD
+        return Cell(show(picture), f"{one.classes[0]} {one.probabilities[0]:.0%}", ink)
+
+    cells = [cell(*one) for one in shown]
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    note = f"{len(cells)} of {count:,} pictures, evenly spread, with the most probable class and its probability."
+    known = any(one.known for one, _ in shown)
+    note += " Green names are the pictures' own classes, red ones are not." if known else ""
+    return sheet("Predictions", note, rows)
