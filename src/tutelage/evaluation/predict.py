@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
     """The most probable first; none where the picture cannot be read."""
     probabilities: tuple[float, ...]
     known: str = ""
-    """Its class, where the set tells."""
+    """Its class, where the set tells one that the classifier knows."""
 
 
 def predict(
@@ -114,6 +114,7 @@ def _predictions(
             # Of a picture that turned out to be damaged another one was read.
             told = (tuple(classifier.classes[c] for c in ids), tuple(probabilities)) if number == i else ((), ())
             known = pictures.classes[label] if label >= 0 else ""
+            known = known if known in classifier.classes else ""
             yield Prediction(name, *told, known), picture / (255 if picture.dtype == torch.uint8 else 1)
             i += 1
         if say:
