@@ -26,6 +26,7 @@ from equations.tiny import (
     sdae,
     semi_mae,
 )
+from tutelage.api import settings_for
 from tutelage.batch import Batch, shared_out
 from tutelage.clock import Clock, CosineMomentum
 from tutelage.errors import DataError, SettingsError
@@ -197,6 +198,26 @@ def test_streams_are_shared_out_and_ask_for_what_the_branch_needs() -> None:
     assert (asked["unlabelled"].labels, asked["labelled"].labels) == ("unknown", "known")
     with pytest.raises(SettingsError, match="C-25: batch_size 60 is no multiple of 8 = 7 unlabelled"):
         shared_out(60, asked)
+
+
+@pytest.mark.parametrize(
+    ("world", "changes", "told", "better"),
+    [
+        (2, {"micro_batch": 4}, "by 2 processes with 8 micro-batches each.* multiple of 8", {"micro_batch": 8}),
+        (3, {"batch_size": 24}, "", {}),
+        (4, {"batch_size": 40}, "by 4 processes.* batch_size that is a multiple of 32", {"batch_size": 64}),
+    ],
+)
+def test_parts_of_a_batch_that_processes_cannot_share_are_refused_with_what_would_do(
+    world: int, changes: dict[str, int], told: str, better: dict[str, int]
+) -> None:
+    settings = settings_for("semi-mae-quickstart", **changes)
+    if not better:  # one labelled picture each
+        settings.check(world)
+        return
+    with pytest.raises(SettingsError, match=f"C-25: the .* pictures of a batch cannot be shared {told}"):
+        settings.check(world)
+    settings_for("semi-mae-quickstart", **changes | better).check(world)
 
 
 def test_what_cannot_work_is_refused() -> None:

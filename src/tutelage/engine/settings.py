@@ -148,13 +148,17 @@ class RunSettings(Settings, Generic[M]):
                 "Every process takes the same number of pictures in every pass.",
                 f"Use a batch_size of {max(1, round(self.batch_size / (world * micro))) * world * micro}.",
             )
-        for name, count in shared_out(self.batch_size, self.method.streams).items():
+        streams = self.method.streams
+        parts = sum(stream.share for stream in streams.values())
+        for name, count in shared_out(self.batch_size, streams).items():
             if count % (self.micro_batches(world) * world):
                 raise SettingsError(
                     "C-25",
                     f"the {count} {name} pictures of a batch cannot be shared by {world} processes with "
                     f"{self.micro_batches(world)} micro-batches each.",
-                    todo=f"Use a batch_size that is a multiple of {self.batch_size * self.micro_batches(world) * world}.",
+                    todo=f"Use a micro_batch that is a multiple of {parts}."
+                    if self.micro_batch
+                    else f"Use a batch_size that is a multiple of {parts * world}.",
                 )
         self.method.check(self.grid, world * micro)
 
