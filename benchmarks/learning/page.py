@@ -62,6 +62,8 @@ def block(table: str, scale: str) -> str:
     if table == "speed":
         return speeds(found(table, scale)["fashion-mnist"])
     for data, rows in found(table, scale).items():
+        if all(line["table"] != table for lines in rows.values() for line in lines):
+            continue  # nothing of its own yet
         columns = ["row", *PROTOCOLS.values(), "pictures seen", "pictures/s", "seeds"]
         out += [f"\n**{data}**\n", f"| {' | '.join(columns)} |"]
         out += ["|" + "---|" * len(columns)]
