@@ -1,6 +1,7 @@
 """Fine-tuning from any encoder, through the command line in this process."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tutelage.cli import main
 from tutelage.data.index import open_data
 from tutelage.data.streams import eval_batches
 from tutelage.evaluation.features import normalised
+from tutelage.evaluation.predict import Prediction, table
 from tutelage.transfer import load_classifier
 
 SMALL = ["--data=digits", "--batch-size=32", "--log-steps=1", "--monitors=1", "--device=cpu"]
@@ -105,6 +107,12 @@ def test_it_names_pictures_of_a_folder_and_leaves_out_what_it_cannot_read(tuned:
     rows = {row["path"]: row for row in csv.DictReader((out / "predictions.csv").open(encoding="utf-8"))}
     assert rows.keys() == {"./=1+1.png", "b,c.png", "ä.png", "broken.png"}
     assert rows["broken.png"]["label"] == "" and rows["b,c.png"]["label"] in map(str, range(10))
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@x", "\t=1", "\r=1"])
+def test_no_cell_of_the_table_is_a_formula(name: str) -> None:
+    rows = list(csv.reader(io.StringIO(table([Prediction(name, (name, "a"), (0.9, 0.1))]), newline="")))
+    assert all(cell[:1] not in ("=", "+", "-", "@", "\t", "\r") for row in rows for cell in row)
 
 
 def test_a_run_without_a_classifier_predicts_nothing(pretrained: Path, tmp_path: Path, capsys) -> None:

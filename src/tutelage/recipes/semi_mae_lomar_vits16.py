@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 8 -m tutelage pretrain semi-mae-lomar-vits16 --data IMAGENET --labels 10%
 
-As semi-mae-vits16, with LoMaR's windows in place of MAE's mask; the encoder has LoMaR's relative positions. The paper says no
-more of it than its number.
+As semi-mae-vits16, with LoMaR's windows in place of MAE's mask; the encoder has LoMaR's relative positions.
+Source: Table 3; the paper says no more of it than its number.
 Expected: ImageNet-1K top-1 76.0 % of the classifier (Table 3).
 Not verified here.
 """
