@@ -83,12 +83,13 @@ def predict(
 def table(predictions: list[Prediction]) -> str:
     """CSV with a line for each picture; scores are probabilities, 0 to 1."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # NOTE a footgun: with fewer quotes Python leaves a bare "\\r" in a name, behind which a reader begins a new row.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     more = [f"{name}_{place}" for place in range(2, TOP + 1) for name in ("label", "score")]
     writer.writerow(["path", "label", "score", *more])
     for one in predictions:
-        told = [
-            cell for name, p in zip(one.classes, one.probabilities, strict=True) for cell in (_plain(name), f"{p:.4f}")
+        told: list[str | float] = [
+            cell for name, p in zip(one.classes, one.probabilities, strict=True) for cell in (_plain(name), round(p, 4))
         ]
         writer.writerow([_plain(one.name, "./"), *told, *[""] * (2 * TOP - len(told))])
     return text.getvalue()
