@@ -12,7 +12,7 @@ from tutelage.data.index import open_data
 from tutelage.errors import DataError
 
 OUT = Path("demo")
-STEPS = 1600
+STEPS = 1200
 SMALL = (
     "--backbone.image-size 24 --backbone.width 64 --backbone.depth 4 --method.decoder.width 64 --method.decoder.heads 4"
 )

@@ -22,6 +22,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from tables import TABLES, name_of
 
+from tutelage.comparison import HEADINGS
+
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- learning (?P<table>\S+) (?P<scale>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -32,7 +34,7 @@ MONITORS = {
     "position_constant_share": "share of the target that a constant per position explains",
 }
 DYNAMICS = re.compile(r"(<!-- dynamics -->\n).*?(<!-- end -->)", re.DOTALL)
-PROTOCOLS = {"knn/1": "kNN", "linear-cached/1": "linear", "low-shot/1": "10-shot"}
+PROTOCOLS = {name: HEADINGS[name] for name in ("knn/1", "linear-cached/1", "low-shot/1")}
 Line = dict[str, Any]
 matplotlib.rcParams["svg.hashsalt"] = "tutelage"
 

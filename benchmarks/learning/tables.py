@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from tutelage.ablations import MINI as SMALL
+from tutelage.ablations import SIZE as ENCODER
 from tutelage.config import merged
 
 Data = Literal["fashion-mnist", "glyphs"]
@@ -34,10 +36,6 @@ def name_of(table: str, row: Row) -> str:
     """What the keys of a row's lines begin with."""
     return f"{row.of or table}/{row.data}/{row.name}/".replace(" ", "-")
 
-
-ENCODER: dict[str, Any] = {"backbone": {"image_size": 24, "width": 64, "depth": 4}}
-SMALL: dict[str, Any] = {**ENCODER, "method": {"decoder": {"width": 64, "depth": 2, "heads": 4}}}
-"""24 px in 36 patches, 9 visible; a ViT of 64 x 4: four times as fast as the quick-starts, to find causes with."""
 
 NO_FLIP: dict[str, Any] = {"views": {"simple": {"flip": 0.0}, "complex": {"flip": 0.0}}}
 """A mirrored letter is another letter, or none."""

@@ -121,7 +121,11 @@ def _whole(finished: engine.Finished) -> Path:
 
 def settings_for(recipe: str, **changes: Any) -> RunSettings[Any]:
     """The settings of a recipe with `changes`, nested ones as dictionaries. Raises SettingsError."""
-    values = merged(recipes.load(recipe).model_dump(), changes)
+    return _changed(recipes.load(recipe), changes)
+
+
+def _changed(settings: RunSettings[Any], changes: dict[str, Any]) -> RunSettings[Any]:
+    values = merged(settings.model_dump(), changes)
     kind = settings_class(values["method"])
     try:
         return kind.model_validate(values)
@@ -188,10 +192,9 @@ def finetune(
     """Learn to classify `data`, on from an encoder, and return the run folder; the same call goes on with a stopped run.
 
     `settings` are the recipe's fields, as of `pretrain`. Raises what `pretrain` raises.
-    """  # fmt: skip
-    chosen = finetune_settings(str(encoder), recipe)
-    changed = type(chosen).model_validate(merged(chosen.model_dump(), {"data": str(data), **settings}))
-    return _whole(run(changed, out, quiet=quiet))
+    """
+    changes = {"data": str(data), **settings}
+    return _whole(run(_changed(finetune_settings(str(encoder), recipe), changes), out, quiet=quiet))
 
 
 def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: bool = False) -> engine.Finished:
@@ -247,13 +250,13 @@ def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
     return results
 
 
-_OF_CLASSIFIERS = {"protocol", "encoder", "data", "labels", "json_output", "device", "workers"}
+_OF_CLASSIFIERS = {"protocol", "encoder", "data", "labels", "json_output", "baselines", "device", "workers"}
 """Options that a classifier heeds; --no-baselines asks for what it does anyway."""
 
 
 def _classifier(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
     given = {name for name, value in options if value != EvaluateOptions.model_fields[name].default}
-    if others := sorted(given - _OF_CLASSIFIERS - {"baselines"}):
+    if others := sorted(given - _OF_CLASSIFIERS):
         raise SettingsError(
             "C-40",
             f"{', '.join(others)} belong{'s' * (len(others) == 1)} to protocols on frozen features, not to classifier.",

@@ -4,10 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import SettingsError, TutelageError, nearest, printable, translated
+from tutelage.errors import SettingsError, Stopped, TutelageError, nearest, printable, translated
 from tutelage.floors import check_floors
 from tutelage.version import __version__
+
+if TYPE_CHECKING:
+    from tutelage.engine.settings import RunSettings
 
 HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
 
@@ -89,10 +93,7 @@ def _recipes(words: list[str]) -> int:
     from tutelage import recipes
 
     if not words:
-        width = max(len(name) for name in recipes.names())
-        for name in recipes.names():
-            print(f"{name:<{width}}  {recipes.summary(name)}")
-        print("\nshow one whole: tutelage recipes NAME")
+        _list({name: recipes.summary(name) for name in recipes.names()}, "show one whole: tutelage recipes NAME")
         return 0
     print(recipes.describe(words[0]))
     return 0
@@ -100,7 +101,6 @@ def _recipes(words: list[str]) -> int:
 
 def _pretrain(words: list[str]) -> int:
     from tutelage import recipes
-    from tutelage.options import help_lines, parse
 
     settings_file, words = _take(words, "--settings")
     out, words = _take(words, "--out")
@@ -118,19 +118,8 @@ def _pretrain(words: list[str]) -> int:
     from tutelage import api
 
     default = api.starting_settings(words[0] if named else None, settings_file)
-    rest = words[1:] if named else words
-    if "--help" in rest or "-h" in rest:
-        print(f"usage: tutelage pretrain {default.recipe} --data DATA [--out RUN] [options]\n")
-        print("\n".join(help_lines(type(default), COMMON, default)))
-        print(
-            "  --out             The run folder (runs/<recipe>-<data name>)\n  --settings        A settings.json to begin from"
-        )
-        print("\nall options of this recipe: --help-all")
-        return 0
-    rest = ["--help" if word == "--help-all" else word for word in rest]
-    settings = parse(type(default), rest, default=default, command=f"tutelage pretrain {default.recipe}")
-    finished = api.run(settings, out)
-    return 75 if finished.stopped else 0
+    words = words[1:] if named else words
+    return _train(default, words, out, f"pretrain {default.recipe}", {"settings": "A settings.json to begin from"})
 
 
 _PRETRAIN_HELP = """usage: tutelage pretrain RECIPE --data DATA [--out RUN] [options]
@@ -141,7 +130,6 @@ recipes: tutelage recipes        options of one: tutelage pretrain RECIPE --help
 
 def _finetune(words: list[str]) -> int:
     from tutelage import recipes
-    from tutelage.options import help_lines, parse
 
     out, words = _take(words, "--out")
     recipe, words = _take(words, "--recipe")
@@ -156,14 +144,11 @@ def _finetune(words: list[str]) -> int:
     from tutelage import api
 
     default = api.finetune_settings(words[0], recipe, teacher)
-    if "--help" in words or "-h" in words:
-        print(f"usage: tutelage finetune {words[0]} --data DATA [--recipe NAME] [--out RUN] [options]\n")
-        print("\n".join(help_lines(type(default), COMMON, default)))
-        print("\nall options of this recipe: --help-all")
-        return 0
-    rest = ["--help" if word == "--help-all" else word for word in words[1:]]
-    settings = parse(type(default), rest, default=default, command="tutelage finetune")
-    return 75 if api.run(settings, out).stopped else 0
+    more = {
+        "recipe": "A recipe of fine-tuning (finetune-quickstart)",
+        "init-teacher": "Begin from a teacher of the run (or its student)",
+    }
+    return _train(default, words[1:], out, f"finetune {words[0]}", more)
 
 
 _FINETUNE_HELP = """usage: tutelage finetune ENCODER --data DATA [--recipe NAME] [--out RUN] [options]
@@ -171,6 +156,23 @@ _FINETUNE_HELP = """usage: tutelage finetune ENCODER --data DATA [--recipe NAME]
 learn to classify pictures with labels, on from a run, a checkpoint, a timm folder, timm:NAME or an MAE checkpoint file.
 The same command again goes on where it stopped. recipes: finetune-quickstart (default), and those of `tutelage recipes`
 options: tutelage finetune ENCODER --help (--help-all for every one); from scratch: tutelage pretrain finetune-quickstart"""
+
+
+def _train(default: "RunSettings[Any]", words: list[str], out: str | None, command: str, more: dict[str, str]) -> int:
+    """Run with the settings that `words` change, or say which there are; `more` are options that are no settings."""
+    from tutelage import api
+    from tutelage.options import help_lines, parse
+
+    if "--help" in words or "-h" in words:
+        print(f"usage: tutelage {command} --data DATA [options]\n")
+        print("\n".join(help_lines(type(default), COMMON, default)))
+        for name, text in ({"out": "The run folder (runs/<recipe>-<data name>)"} | more).items():
+            print(f"  {f'--{name}':<17} {text}")
+        print("\nall options of this recipe: --help-all")
+        return 0
+    words = ["--help" if word == "--help-all" else word for word in words]
+    settings = parse(type(default), words, default=default, command=f"tutelage {command}")
+    return Stopped.exit_code if api.run(settings, out).stopped else 0
 
 
 def _evaluate(words: list[str]) -> int:
@@ -212,11 +214,8 @@ def _reproduce(words: list[str]) -> int:
     from tutelage import ablations
 
     if not words:
-        found = ablations.tables()
-        width = max(len(name) for name in found)
-        for name, table in found.items():
-            print(f"{name:<{width}}  {table.title}")
-        print("\nrun one: tutelage reproduce TABLE --data DATA")
+        titles = {name: table.title for name, table in ablations.tables().items()}
+        _list(titles, "run one: tutelage reproduce TABLE --data DATA")
         return 0
     if not words[0].startswith("-"):
         ablations.table(words[0])  # before torch is imported
@@ -224,7 +223,16 @@ def _reproduce(words: list[str]) -> int:
     from tutelage import reproduce
     from tutelage.options import parse
 
-    return reproduce.reproduce(parse(reproduce.ReproduceOptions, words, command="tutelage reproduce"))
+    reproduce.reproduce(parse(reproduce.ReproduceOptions, words, command="tutelage reproduce"))
+    return 0
+
+
+def _list(told: dict[str, str], following: str) -> None:
+    """Names and what is told of each, and what to type next."""
+    width = max(map(len, told))
+    for name, text in told.items():
+        print(f"{name:<{width}}  {text}")
+    print(f"\n{following}")
 
 
 def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:

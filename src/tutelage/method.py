@@ -62,7 +62,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
-        """The loss of a micro-batch per stream. Must not depend on anything random that is not in `batch`, but drop path."""
+        """The loss of a micro-batch per stream.
+
+        Random by `batch` alone, but for drop path and mixing by libraries: torch's generator is seeded for each step.
+        """
 
     def after_step(self, clock: Clock) -> None:
         """Move the teachers: called once after every step, applied or not, with the clock already ticked."""

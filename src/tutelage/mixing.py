@@ -47,9 +47,13 @@ def mixed_targets(
     smoothing: float = 0.0,
 ) -> Float[Tensor, "b classes"]:
     """Lambda q_i + (1 - lambda) q_pi(i), with q = (1 - s) onehot + s / classes; each row sums to 1."""
-    hard = torch.nn.functional.one_hot(classes, num_classes).to(weights.dtype)
-    q = (1 - smoothing) * hard + smoothing / num_classes
+    q = smoothed(torch.nn.functional.one_hot(classes, num_classes).to(weights.dtype), smoothing)
     return weights[:, None] * q + (1 - weights)[:, None] * q[pair]
+
+
+def smoothed(targets: Float[Tensor, "b classes"], share: float) -> Float[Tensor, "b classes"]:
+    """(1 - s) q + s / classes: off s / C, on 1 - s + s / C of a hard label; rows that sum to 1 still do."""
+    return (1 - share) * targets + share / targets.shape[1]
 
 
 def _spans(centre: Float[Tensor, " b"], weights: Float[Tensor, " b"], length: int) -> Tensor:

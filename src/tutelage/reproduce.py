@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import shlex
 import signal
@@ -28,6 +27,10 @@ from tutelage.engine.settings import RunSettings
 from tutelage.errors import MachineError, Stopped, listed, printable
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes
 from tutelage.evaluation.parts import labelled_parts
+from tutelage.report.collect import read_lines
+
+_JUDGE = {"encoder": "all", "classifier": "classifier"}
+"""What `tutelage evaluate` is asked."""
 
 
 class ReproduceOptions(Settings):
@@ -62,8 +65,8 @@ class Job:
     """The run folder."""
 
 
-def reproduce(options: ReproduceOptions) -> int:
-    """Run what is missing of a table (or write it as a SLURM array), write and print what is there; the exit code.
+def reproduce(options: ReproduceOptions) -> None:
+    """Run what is missing of a table (or write it as a SLURM array), write and print what is there.
 
     Raises SettingsError, DataError for pictures that runs cannot be judged on, MachineError R-25 where a run ended with an
     error, Stopped S-75 by Ctrl-C or SIGTERM.
@@ -93,7 +96,6 @@ def reproduce(options: ReproduceOptions) -> int:
             "Their seeds are missing in the table.",
             "Read the file log beside each; the same command tries them again.",
         )
-    return 0
 
 
 def _judges(table: Table, options: ReproduceOptions) -> int | None:
@@ -179,9 +181,8 @@ class _Runner:
         return code
 
     def _judge(self, job: Job) -> list[str]:
-        name = "all" if self.table.judged_by == "encoder" else "classifier"
-        words = ["evaluate", name, str(job.out), "--data", job.settings.data]
-        if name == "all":
+        words = ["evaluate", _JUDGE[self.table.judged_by], str(job.out), "--data", job.settings.data]
+        if self.table.judged_by == "encoder":
             words += ["--no-baselines", "--train-pictures", str(self.options.train_pictures)]
         return words
 
@@ -231,7 +232,7 @@ def _write_array(table: Table, jobs: Sequence[Job], where: Path, options: Reprod
         name=options.table.replace("/", "-"),
         last=len(rows) - 1,
         rows="\n  ".join(rows),
-        judge="all" if table.judged_by == "encoder" else "classifier",
+        judge=_JUDGE[table.judged_by],
         data=shlex.quote(options.data),
     )
     (where / "array.sh").write_text(script, encoding="utf-8")
@@ -265,15 +266,11 @@ tutelage evaluate {judge} "$run" --data {data} >> "$run.log" 2>&1
 # --- what was found ---------------------------------------------------------------------------------------------------
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-
-
 def _scores(job: Job, table: Table, judges: int | None) -> dict[str, float]:
     """Accuracies of a run in per cent, by protocol: the last of each that so many pictures taught."""
     return {
         line["protocol"]: 100 * line["accuracy"]
-        for line in _lines(job.out / "evaluations.jsonl")
+        for line in read_lines(job.out / "evaluations.jsonl")
         if line["protocol"] in PROTOCOLS[table.judged_by] and judges in (None, line["pictures"]["train"])
     }
 
@@ -283,8 +280,8 @@ def _results(table: Table, jobs: Sequence[Job], row: Row, judges: int | None) ->
     found = {}
     for job in (job for job in jobs if job.row is row):
         scores = _scores(job, table, judges)
-        speeds = [line["images_per_second"] for line in _lines(job.out / "metrics.jsonl")]
-        memory = [line["peak_memory"] for line in _lines(job.out / "events.jsonl") if "peak_memory" in line]
+        speeds = [line["images_per_second"] for line in read_lines(job.out / "metrics.jsonl")]
+        memory = [line["peak_memory"] for line in read_lines(job.out / "events.jsonl") if "peak_memory" in line]
         if len(scores) == len(PROTOCOLS[table.judged_by]) and speeds and memory:
             found[job.seed] = Result(scores, median(speeds), memory[-1])
     return found

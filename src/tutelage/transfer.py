@@ -52,8 +52,7 @@ def _encoder_from(weights: Weights, where: str, device: torch.device | str = "cp
             f"{where} is a file of weights, which does not say of which model and pictures.",
             todo="Pretrain from it with --init, or name a run or a timm folder.",
         )
-    with torch.device("meta"):  # what the source claims of its shapes takes no memory before they are compared
-        claimed = _build(weights)
+    claimed = _claimed(weights)
     tensors = {name: tensor for name, tensor in weights.tensors.items() if name in claimed.state_dict()}
     _check_shapes(tensors, claimed, weights.origin)
     vit = _build(weights)
@@ -73,11 +72,10 @@ def backbone_of(where: str, teacher: str | None = None) -> BackboneSettings | No
     weights = read_weights(where, teacher)
     if weights.architecture is None or weights.statistics is None:
         return None
-    encoder = _encoder_from(weights, where)
-    vit = encoder.vit
+    vit = _claimed(weights)
     return BackboneSettings(
-        name=encoder.architecture.partition(".")[0],
-        image_size=encoder.size,
+        name=weights.architecture.partition(".")[0],
+        image_size=_size_of(vit),
         patch_size=patch_of(vit),
         width=vit.embed_dim,
         depth=len(vit.blocks),
@@ -112,6 +110,12 @@ def load_classifier(where: str) -> Encoder:
     head.load_state_dict({"weight": weight, "bias": bias})
     vit = with_head(encoder.vit, head, "avg" if encoder.vit.global_pool == "avg" else "token").eval()
     return replace(encoder, vit=vit, classes=weights.classes)
+
+
+def _claimed(weights: Weights) -> VisionTransformer:
+    """What the source claims to be: its shapes, which take no memory."""
+    with torch.device("meta"):
+        return _build(weights)
 
 
 def _build(weights: Weights) -> VisionTransformer:

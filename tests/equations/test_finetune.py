@@ -15,7 +15,8 @@ from tutelage.engine.optim import build_optimizer, parameter_groups, set_lr
 from tutelage.engine.settings import OptimSettings
 from tutelage.errors import DataError, SettingsError
 from tutelage.method import Method
-from tutelage.methods.finetune import FinetuneSettings, smoothed
+from tutelage.methods.finetune import FinetuneSettings
+from tutelage.mixing import smoothed
 from tutelage.recipes import load, names
 
 CLASSES = 4

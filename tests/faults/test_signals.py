@@ -49,6 +49,46 @@ def test_asked_at_a_random_moment_it_saves_exits_with_75_and_goes_on_equal(whole
     figure("SIGTERM, SIGINT, SIGUSR1, SIGUSR2 at random moments", f"{trials}: exit 75, equal on resume")
 
 
+LOOP = """
+import sys, time
+from pathlib import Path
+from tutelage.engine.pulse import Pulse
+
+with Pulse(Path(sys.argv[1]), 0, 1, stuck_minutes=4 / 60).beating() as pulse:
+    for step in range(int(sys.argv[2])):
+        pulse.enter("data", step)
+        print(step, flush=True)
+        until = time.process_time() + float(sys.argv[3])  # which stands while the process does
+        while time.process_time() < until:
+            sum(range(10_000))
+"""
+
+
+def _pulse(folder: Path, steps: int, seconds: float) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", LOOP, str(folder), str(steps), str(seconds)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_process_that_was_suspended_is_not_called_stuck(tmp_path: Path) -> None:
+    """Ctrl-Z, and an hour later `fg`."""
+    process = _pulse(tmp_path, steps=3, seconds=1.5)
+    assert process.stdout
+    process.stdout.readline()
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(9)
+    os.kill(process.pid, signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+
+
+def test_a_process_that_is_too_long_in_one_section_ends_and_says_where(tmp_path: Path) -> None:
+    process = _pulse(tmp_path, steps=1, seconds=60)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 7
+    assert "P-07: process 0, at step 0, is in data for 0.0666667 minutes." in said
+    assert "Thread" in (tmp_path / "pulse" / "stacks-0.txt").read_text()
+
+
 def test_a_file_called_stop_does_the_same_and_is_taken_away(whole: Path, tmp_path: Path) -> None:
     process = begin(tmp_path / "run", steps=2000)
     wait_for(tmp_path / "run", 5, process)

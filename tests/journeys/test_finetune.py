@@ -17,6 +17,7 @@ from small_runs import FLAGS
 from tutelage.cli import main
 from tutelage.data.index import open_data
 from tutelage.data.streams import eval_batches
+from tutelage.errors import SettingsError
 from tutelage.evaluation.features import normalised
 from tutelage.evaluation.predict import Prediction, table
 from tutelage.transfer import load_classifier
@@ -123,6 +124,8 @@ def test_a_run_without_a_classifier_predicts_nothing(pretrained: Path, tmp_path:
 def test_from_python_and_from_scratch(pretrained: Path, tmp_path: Path) -> None:
     run = tutelage.finetune(pretrained, "digits", tmp_path / "a", steps=1, batch_size=32, method={"pool": "token"})
     assert (run / "classifier/config.json").is_file()
+    with pytest.raises(SettingsError, match=r"C-02: .*pool"):
+        tutelage.finetune(pretrained, "digits", tmp_path / "c", method={"pool": "tokens"})
     scratch = ["pretrain", "finetune-quickstart", *SMALL, f"--out={tmp_path / 'b'}", "--steps=1", "--backbone.width=16"]
     assert main([*scratch, "--backbone.heads=2", "--backbone.image-size=16", "--backbone.depth=1"]) == 0
 

@@ -41,6 +41,8 @@ def test_a_table_is_run_once_and_read_again(tmp_path: Path, capsys: pytest.Captu
     assert [len(_scores(job, table, 200)) for job in _jobs(table, options)] == [3, 3]
     assert [_scores(job, table, 300) for job in _jobs(table, options)] == [{}, {}], "judged by other pictures"
 
+    with next(tmp_path.rglob("evaluations.jsonl")).open("a") as half:
+        half.write('{"protocol": "knn/1", "accu')  # a machine that went down
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("evaluations.jsonl")}
     assert len(before) == 2
     assert main(words(tmp_path)) == 0

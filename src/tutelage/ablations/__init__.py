@@ -20,6 +20,8 @@ Changes = dict[str, Any]
 SIZE: Changes = {"backbone": {"image_size": 24, "width": 64, "depth": 4}}
 """The mini scale: pictures of 24 px, which are 36 patches of 4 px, 9 of them visible; a ViT of 64 x 4."""
 DECODER: Changes = {"decoder": {"width": 64, "depth": 2, "heads": 4}}
+MINI: Changes = {**SIZE, "method": DECODER}
+"""Of a method that is masked itself; where it is another's branch, `DECODER` goes there."""
 
 
 @dataclass(frozen=True)

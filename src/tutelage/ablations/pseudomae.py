@@ -1,9 +1,7 @@
 """PseudoMAE's tables 6 to 9 (arXiv:2406.17450, section 5), and the questions that they leave open."""
 
-from tutelage.ablations import DECODER, SIZE, Base, Changes, Row, Table
-from tutelage.config import merged
+from tutelage.ablations import MINI, Base, Changes, Row, Table
 
-MINI: Changes = merged(SIZE, {"method": DECODER})
 SMALL = Base("pseudomae-quickstart", MINI)
 VITS = Base("pseudomae-vits16")
 VITB = Base("pseudomae-vitb16")

@@ -1,9 +1,6 @@
 """What RC-MAE's teacher sees (arXiv:2210.02077, sections 4 and 5)."""
 
-from tutelage.ablations import DECODER, SIZE, Base, Changes, Row, Table
-from tutelage.config import merged
-
-MINI: Changes = merged(SIZE, {"method": DECODER})
+from tutelage.ablations import MINI, Base, Row, Table
 
 TABLES = {
     "mask": Table(

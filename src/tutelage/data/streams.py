@@ -48,7 +48,7 @@ class PictureStream:
         for name in stream.views:
             if name not in known:
                 raise SettingsError("S-30", f"no view is called '{name}'.", todo=nearest(name, known))
-        self.pictures = pictures
+        self.pictures, self.labels = pictures, stream.labels
         self._names = stream.views
         self._views = tuple(known[name] for name in stream.views)
         self._num_keys = stream.num_keys

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from tutelage.batch import Batch, Stream, shared_out
 from tutelage.data.index import Pictures
@@ -21,8 +21,6 @@ class Feed:
     stream: PictureStream
     batch_size: int
     """Pictures a step, over all processes and micro-batches."""
-    labels: Literal["any", "known", "unknown"] = "any"
-    """Which pictures they are."""
 
     def chain(self, first_step: int, last_step: int) -> int:
         """The links of its pictures from one step up to, not including, another, summed modulo 2^64."""
@@ -77,7 +75,7 @@ def open_feeds(streams: dict[str, Stream], pictures: Pictures, settings: RunSett
         seed = settings.seed if k == 0 else mix(settings.seed, "stream", name) % 2**63
         size, views = settings.backbone.size, settings.views
         own = PictureStream(pool(pictures, stream), stream, views, size, settings.num_patches, seed)
-        feeds[name] = Feed(own, sizes[name], stream.labels)
+        feeds[name] = Feed(own, sizes[name])
     return Feeds(feeds)
 
 

@@ -36,8 +36,6 @@ def parameter_groups(method: Method, settings: OptimSettings) -> list[dict[str, 
 
 def _layer(name: str, depth: int) -> int:
     """0 for what comes before the encoder's blocks, 1 for the first block, and so on; depth + 1 for all that comes after."""
-    if not name.startswith("student."):
-        return depth + 1
     if block := re.match(r"student\.blocks\.(\d+)\.", name):
         return int(block[1]) + 1
     return 0 if re.match(r"student\.(patch_embed|cls_token|pos_embed|norm_pre)", name) else depth + 1

@@ -158,7 +158,7 @@ def new_clock(settings: RunSettings[Any], data: Data, feeds: Feeds) -> Clock:
             "Use --labels 40, or 10%, or a table; or the method supervised.",
         )
     if n < g:
-        kind = {"any": "", "known": "labelled ", "unknown": "unlabelled "}[feeds.main.labels]
+        kind = {"any": "", "known": "labelled ", "unknown": "unlabelled "}[feeds.main.stream.labels]
         largest = n * settings.batch_size // g
         fitting = next((size for size in range(largest, 0, -1) if _fits(settings, size)), None)
         raise DataError(

@@ -2,7 +2,8 @@
 
 A process that is frozen stops telling, one that is stuck tells the same for too long. Either ends the run with exit code 7
 and the name of the process and of what it was in, where a collective would wait for its timeout and then name nobody.
-Ages are counted from when a change was last seen, by one's own steady clock: clocks of other machines are not compared.
+Ages are counted from when a change was last seen, by one's own steady clock: clocks of other machines are not compared. A
+process that was suspended itself (Ctrl-Z, a paused machine) leaves that time out.
 """
 
 import faulthandler
@@ -63,7 +64,8 @@ class Pulse:
 
     def __init__(self, run: Path, rank: int, world: int, stuck_minutes: float) -> None:
         self.folder, self.rank, self.world, self.stuck = run / "pulse", rank, world, stuck_minutes * 60
-        self.step, self.section, self.entered = 0, "starting", time.monotonic()
+        self.suspended = 0.0
+        self.step, self.section, self.entered = 0, "starting", self._awake()
         self._seen: dict[int, _Seen] = {}
         self._over = threading.Event()
         self._count = 0
@@ -85,7 +87,7 @@ class Pulse:
 
     def enter(self, section: Section, step: int) -> None:
         """Say that this process does this now, at this step."""
-        self.step, self.section, self.entered = step, section, time.monotonic()
+        self.step, self.section, self.entered = step, section, self._awake()
 
     def told_of(self, rank: int) -> str:
         """A process by number, place and what it did last."""
@@ -98,18 +100,25 @@ class Pulse:
         return [r for r in range(self.world) if r != self.rank and (self._frozen(r) or self._dead(r))]
 
     def _watch(self) -> None:
+        slept_at = time.monotonic()
         while not self._over.wait(BEAT):
+            self.suspended += time.monotonic() - slept_at - BEAT
             self._write()
             for rank in range(self.world):
                 self._look(rank)
             frozen = [r for r in range(self.world) if r != self.rank and self._frozen(r)]
             if frozen and not self._over.is_set():
                 self._end(f"P-06: {self.told_of(frozen[0])}, has not moved for {FROZEN:.0f} seconds.")
-            elif time.monotonic() - self.entered > self.stuck:
+            elif self._awake() - self.entered > self.stuck:
                 minutes = self.stuck / 60
                 self._end(
                     f"P-07: process {self.rank}, at step {self.step}, is in {self.section} for {minutes:g} minutes."
                 )
+            slept_at = time.monotonic()
+
+    def _awake(self) -> float:
+        """Seconds on a steady clock that stands while this process is suspended."""
+        return time.monotonic() - self.suspended
 
     def _write(self) -> None:
         self._count += 1
@@ -131,13 +140,13 @@ class Pulse:
             beat = None
         seen = self._seen.get(rank)
         if seen is None or (beat is not None and beat != seen.beat):
-            self._seen[rank] = _Seen(beat or {}, time.monotonic())
+            self._seen[rank] = _Seen(beat or {}, self._awake())
 
     def _frozen(self, rank: int) -> bool:
         seen = self._seen.get(rank)
         if seen is None:
             return False
-        return time.monotonic() - seen.at > (FROZEN if seen.beat else self.stuck)
+        return self._awake() - seen.at > (FROZEN if seen.beat else self.stuck)
 
     def _dead(self, rank: int) -> bool:
         beat = self._seen[rank].beat if rank in self._seen else {}

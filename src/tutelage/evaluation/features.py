@@ -1,6 +1,6 @@
 """What a frozen encoder says about pictures, and the two baselines that keep it honest: pixels and an untrained encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from tutelage.batch import normalise
+from tutelage.batch import Batch, normalise
 from tutelage.data.decode import to_channels
 from tutelage.data.index import Pictures, Statistics
 from tutelage.data.reading import Unreadable
@@ -19,6 +19,8 @@ from tutelage.export import Encoder, model_arguments
 
 MAX_PIXEL_SIDE = 32
 """Raw pixels are compared at this many pixels a side or fewer: 224 pixels would be 150,528 numbers a picture."""
+LOGITS_PASS = 64
+"""Pictures a classifier takes at once."""
 Say = Callable[[str], None]
 
 
@@ -72,6 +74,20 @@ def tokens_of(encoder: Encoder, views: Tensor) -> Tokens:
     x = normalised(views, encoder.statistics, encoder.channels)
     x = encoder.vit.forward_features(x).float()  # [b, prefix + n, d]
     return Tokens(x[:, 0], x[:, encoder.vit.num_prefix_tokens :].mean(dim=1))
+
+
+@torch.no_grad()
+def logits_of(
+    classifier: Encoder, pictures: Pictures, *, device: torch.device | str, workers: int, say: Say | None = None
+) -> Iterator[tuple[Batch, Float[Tensor, "b classes"]]]:
+    """What a classifier says of each picture in its plain view, a batch at a time, in order; its `vit` gives logits."""
+    done = 0
+    for batch in eval_batches(pictures, classifier.size, LOGITS_PASS, workers):
+        x = normalised(batch.views[0].to(device), classifier.statistics, classifier.channels)
+        yield batch, classifier.vit(x).cpu()
+        done += len(batch.indices)
+        if say:
+            say(f"classifier  {done:,} of {len(pictures):,} pictures")
 
 
 def pixel_features(

@@ -14,10 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.index import Pictures, open_data
-from tutelage.data.streams import eval_batches
 from tutelage.durable import write_whole
 from tutelage.errors import MachineError
-from tutelage.evaluation.features import Say, normalised
+from tutelage.evaluation.features import Say, logits_of
 from tutelage.pictures import show
 from tutelage.sheet import BAD, GOOD, QUIET, Cell, save, sheet
 from tutelage.transfer import Encoder, load_classifier
@@ -25,7 +24,6 @@ from tutelage.transfer import Encoder, load_classifier
 TOP = 3
 """Classes that are told of each picture, the most probable first."""
 COLUMNS, ROWS = 8, 5
-_PASS = 64
 
 
 class Prediction(NamedTuple):
@@ -100,16 +98,14 @@ def _plain(text: str, before: str = "'") -> str:
     return before + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-@torch.no_grad()
 def _predictions(
     classifier: Encoder, pictures: Pictures, device: torch.device | str, workers: int, say: Say | None
 ) -> Iterator[tuple[Prediction, Float[Tensor, "c h w"]]]:
     """In order, each with the picture as the classifier sees it, in 0..1."""
     k, i = min(TOP, len(classifier.classes)), 0
-    for batch in eval_batches(pictures, classifier.size, _PASS, workers):
-        x = batch.views[0]
-        best = classifier.vit(normalised(x.to(device), classifier.statistics, classifier.channels)).softmax(1).topk(k)
-        rows = zip(x, best.indices.tolist(), best.values.tolist(), batch.indices.tolist(), strict=True)
+    for batch, logits in logits_of(classifier, pictures, device=device, workers=workers, say=say):
+        best = logits.softmax(1).topk(k)
+        rows = zip(batch.views[0], best.indices.tolist(), best.values.tolist(), batch.indices.tolist(), strict=True)
         for picture, ids, probabilities, number in rows:
             name, label = pictures.name(i), int(pictures.labels[i])
             # Of a picture that turned out to be damaged another one was read.
@@ -118,8 +114,6 @@ def _predictions(
             known = known if known in classifier.classes else ""
             yield Prediction(name, *told, known), picture / (255 if picture.dtype == torch.uint8 else 1)
             i += 1
-        if say:
-            say(f"predict  {i:,} of {len(pictures):,} pictures")
 
 
 def _drawn(shown: list[tuple[Prediction, Tensor]], count: int) -> Image.Image:

@@ -13,9 +13,8 @@ from torch import nn
 
 from tutelage.config import Settings
 from tutelage.data.index import Data, Pictures, open_data
-from tutelage.data.streams import eval_batches
 from tutelage.errors import DataError, MachineError, SettingsError, nearest
-from tutelage.evaluation.features import Say, features, normalised, pixel_features, untrained
+from tutelage.evaluation.features import Say, features, logits_of, pixel_features, untrained
 from tutelage.evaluation.knn import KNNSettings, score_knn
 from tutelage.evaluation.linear import CachedSettings, MAESettings, score_cached, share, train_mae
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes, score_low_shot
@@ -34,8 +33,6 @@ _NAMES: dict[type[Settings], str] = {
     LowShotSettings: "low-shot",
 }
 _LOW_SHOT = LowShotSettings()
-_PASS = 64
-"""Pictures a classifier takes at once."""
 
 
 def protocols_of(
@@ -137,7 +134,13 @@ def evaluate_classifier(
             todo="Evaluate it on a set with its classes, or its encoder by knn or linear.",
         )
     classifier.vit.to(device)
-    held_out, test = (_named_right(classifier, part, device, workers, say) for part in (parts.held_out, parts.test))
+
+    def right(pictures: Pictures) -> float:
+        said = list(logits_of(classifier, pictures, device=device, workers=workers, say=say))
+        predicted, labels = zip(*((logits.argmax(1), batch.labels) for batch, logits in said), strict=True)
+        return share(torch.cat(predicted), torch.cat(labels))
+
+    held_out, test = right(parts.held_out), right(parts.test)
     found = Evaluation(
         protocol=f"classifier/{VERSION}",
         settings={},
@@ -162,21 +165,6 @@ def _asked(where: str, encoder: Encoder, data: Data, parts: Parts) -> dict[str, 
         "pictures": {name: len(part) for name, part in parts._asdict().items()},
         "num_classes": len(parts.train.classes),
     }
-
-
-@torch.no_grad()
-def _named_right(
-    classifier: Encoder, pictures: Pictures, device: torch.device | str, workers: int, say: Say | None
-) -> float:
-    """The share of pictures, each in its plain view, whose most probable class is theirs."""
-    predicted, labels = [], []
-    for batch in eval_batches(pictures, classifier.size, _PASS, workers):
-        x = normalised(batch.views[0].to(device), classifier.statistics, classifier.channels)
-        predicted.append(classifier.vit(x).argmax(1).cpu())
-        labels.append(batch.labels)
-        if say and len(labels) % 10 == 0:
-            say(f"classifier  {sum(map(len, labels)):,} of {len(pictures):,} pictures")
-    return share(torch.cat(predicted), torch.cat(labels))
 
 
 def _parts(data: Data, train_pictures: int | None, protocols: Sequence[Protocol]) -> tuple[Parts, list[str], bool]:

@@ -19,6 +19,7 @@ from tutelage.encoder import mean_pooled, with_head
 from tutelage.heads import Pool, check_classes_shown, classify, linear_head
 from tutelage.losses import cross_entropy, soft_cross_entropy
 from tutelage.method import Method, MethodSettings, Output
+from tutelage.mixing import smoothed
 from tutelage.teacher import EMATeacher, TeacherSettings, check_teacher
 
 
@@ -116,8 +117,3 @@ class Finetune(Method):
         head = self.head if self.settings.hands_on == "student" else self.teacher["head"]
         assert isinstance(head, nn.Linear)
         return head
-
-
-def smoothed(targets: Float[Tensor, "b classes"], share: float) -> Float[Tensor, "b classes"]:
-    """(1 - s) q + s / classes: off s / C, on 1 - s + s / C of a hard label; rows that sum to 1 still do."""
-    return (1 - share) * targets + share / targets.shape[1]

@@ -55,10 +55,10 @@ def collect(run: Path) -> Record:
         settings=_read_json(run / "settings.json"),
         environment=_read_json(run / "environment.json"),
         data=_read_json(run / "data.json"),
-        metrics=_by_step(_read_lines(run / "metrics.jsonl")),
-        monitors=_by_step(_read_lines(run / "monitors.jsonl")),
-        events=_read_lines(run / "events.jsonl"),
-        evaluations=_read_lines(run / "evaluations.jsonl"),
+        metrics=_by_step(read_lines(run / "metrics.jsonl")),
+        monitors=_by_step(read_lines(run / "monitors.jsonl")),
+        events=read_lines(run / "events.jsonl"),
+        evaluations=read_lines(run / "evaluations.jsonl"),
         pictures=_read_pictures(run / "pictures"),
     )
 
@@ -97,7 +97,7 @@ def _read_json(path: Path) -> Row:
     return _row(plain(_object(text)))
 
 
-def _read_lines(path: Path) -> list[Row]:
+def read_lines(path: Path) -> list[Row]:
     """The whole lines, thinned where there are many; a kill may have cut the last one short."""
     try:
         return [plain(row) for row in _thinned(_rows(path))] if _usable(path, MAX_LINE * 10_000) else []
