@@ -20,7 +20,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from tables import TABLES, name_of
+from tables import FEW_LABELS, TABLES, name_of
 
 from tutelage.comparison import HEADINGS
 
@@ -61,8 +61,10 @@ def found(table: str, scale: str) -> dict[str, dict[str, list[Line]]]:
 def block(table: str, scale: str) -> str:
     """Tables of all data sets, and their charts."""
     out = []
-    if table == "speed":
+    if table in ("speed", "few-speed"):
         return speeds(found(table, scale)["fashion-mnist"])
+    if table == "few":
+        return few(found(table, scale)["fashion-mnist"], DOCS / "pictures" / f"learning-few-{scale}.svg")
     for data, rows in found(table, scale).items():
         if all(line["table"] != table for lines in rows.values() for line in lines):
             continue  # nothing of its own yet
@@ -88,6 +90,39 @@ def speeds(rows: dict[str, list[Line]]) -> str:
             f"| {name} | {pictures_a_second(lines):.0f} | {mean(ratios):.2f} ± {stdev(ratios) / len(ratios) ** 0.5:.2f} |"
         )
     return "\n".join(out) + "\n\n"
+
+
+def few(rows: dict[str, list[Line]], file: Path) -> str:
+    """Accuracy of the classifiers by how many labels there were, and what they guessed of held-out pictures at the end."""
+    methods = list(dict.fromkeys(name.rpartition(", ")[0] for name in rows if name.rpartition(", ")[2] in FEW_LABELS))
+    by = {(method, labels): rows.get(f"{method}, {labels}", []) for method in methods for labels in FEW_LABELS}
+    out = [f"\n| method | pictures seen | {' | '.join(FEW_LABELS)} | seeds |", "|---" * (len(FEW_LABELS) + 3) + "|"]
+    for method in methods:
+        own = [by[method, labels] for labels in FEW_LABELS]
+        scores = [[accuracy(last(line), "classifier/1", "classifier") for line in lines] for lines in own]
+        cells = [spread(values) if values else "" for values in scores]
+        seen = max(line["row"]["pictures"] for lines in own for line in lines)
+        out.append(f"| {method} | {seen:,} | {' | '.join(cells)} | {', '.join(str(len(lines)) for lines in own)} |")
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axes = figure.subplots(2, len(FEW_LABELS), sharex=True, sharey="row", squeeze=False)
+    for (method, labels), lines in by.items():
+        for axis, monitor in zip(axes[:, FEW_LABELS.index(labels)], ("sure_share", "sure_accuracy"), strict=True):
+            answers: dict[float, list[float]] = defaultdict(list)
+            for line in lines:
+                for answer in line["monitors"]:
+                    if monitor in answer:
+                        answers[answer["step"] / line["monitors"][-1]["step"]].append(100 * answer[monitor])
+            if answers:
+                axis.plot(answers.keys(), [mean(v) for v in answers.values()], label=method)
+            axis.spines[["top", "right"]].set_visible(False)
+    for column, labels in enumerate(FEW_LABELS):
+        axes[0][column].set_title(f"{labels} labels")
+        axes[1][column].set_xlabel("share of the run")
+    axes[0][0].set_ylabel("guesses that count, %")
+    axes[1][0].set_ylabel("of these right, %")
+    axes[0][-1].legend(frameon=False, fontsize=8)
+    figure.savefig(file, metadata={"Date": None})
+    return "\n".join(out) + f"\n\n![share and accuracy of guessed labels](pictures/{file.name})\n\n"
 
 
 def pictures_a_second(lines: list[Line]) -> float:

@@ -87,7 +87,7 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
     if row.curve:
         places |= {k * (steps // 4): run / "checkpoints" / f"step-{k * (steps // 4):08d}" for k in (1, 2, 3)}
     return {
-        "judged": {str(step): judge(place, data) for step, place in sorted(places.items()) if row.judge},
+        "judged": {str(step): judge(place, data, row.judge) for step, place in sorted(places.items())},
         "images_per_second": sorted(m["images_per_second"] for m in metrics)[len(metrics) // 2],
         "metrics": metrics[:: max(1, len(metrics) // 40)],
         "monitors": lines(run / "monitors.jsonl"),
@@ -112,15 +112,17 @@ def untrained(row: Row, seed: int, data: str, out: Path) -> dict[str, Any]:
     method, statistics, _ = build(settings, open_data(data))
     write_timm(method.student, out, statistics, architecture=settings.backbone.name)
     dump = settings.model_dump(mode="json") | {"data": row.data}
-    return {"judged": {"0": judge(out, data, baselines=True)}, "settings": dump}
+    return {"judged": {"0": judge(out, data, row.judge, baselines=True)}, "settings": dump}
 
 
-def judge(place: Path, data: str, *, baselines: bool = False) -> list[dict[str, Any]]:
-    """Accuracies of an encoder on test pictures, by protocol; token and rates chosen on held-out ones."""
+def judge(place: Path, data: str, whom: str, *, baselines: bool = False) -> list[dict[str, Any]]:
+    """Accuracies on test pictures, by protocol; token and rates of an encoder chosen on held-out ones."""
     from tutelage import api
 
+    if whom == "nothing":
+        return []
     options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}
-    found = api.evaluate_all(PROTOCOLS, place, data, **options)
+    found = api.evaluate_all(PROTOCOLS, place, data, **options) if whom == "encoder" else []
     if (place / "classifier").exists():
         found.append(api.evaluate("classifier", place, data))
     return [

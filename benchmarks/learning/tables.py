@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from tutelage.ablations import DECODER
 from tutelage.ablations import MINI as SMALL
 from tutelage.ablations import SIZE as ENCODER
 from tutelage.config import merged
@@ -23,8 +24,8 @@ class Row:
     """Fields of the recipe that are set differently, nested."""
     curve: bool = False
     """Judge the encoder at each quarter of the run too."""
-    judge: bool = True
-    """Judge the encoder; else only its speed is asked."""
+    judge: Literal["encoder", "classifier", "nothing"] = "encoder"
+    """Whom to judge: the encoder, the classifier that the run trains, or nobody, as where only speed is asked."""
     init: str = ""
     """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -160,8 +161,9 @@ def _sizes() -> list[Row]:
 
 def _speed() -> list[Row]:
     """Short runs in turn, for how many pictures a second each method trains on; nothing else happens in them."""
+    still = {"monitors": 0}
     return [
-        Row(method, recipe, pictures=10_240, changes=merged(size, {"monitors": 0}), judge=False, seeds=(0, 1, 2, 3, 4))
+        Row(method, recipe, pictures=10_240, changes=merged(size, still), judge="nothing", seeds=(0, 1, 2, 3, 4))
         for method, (recipe, size) in METHODS.items()
     ]
 
@@ -221,6 +223,71 @@ def _family() -> list[Row]:
     return mae + [Row(name, recipe, changes=changes, curve=True) for name, (recipe, changes) in rows.items()]
 
 
+FEW_LABELS = ("40", "250", "1%")
+_MILD = {"views": {"simple": {"scale": (0.5, 1.0)}}}
+_BRANCH = merged(ENCODER, {"method": {"branch": DECODER}})
+OTHER_VIT = "deit3_small_patch16_224"
+"""One with layer scale, and no position for its class token."""
+FEW: dict[str, tuple[str, dict[str, Any]]] = {
+    "MAE": METHODS["MAE"],
+    "supervised": ("supervised-quickstart", merged(ENCODER, _MILD)),
+    "FixMatch": ("fixmatch-quickstart", ENCODER),
+    "Semi-MAE": ("semi-mae-quickstart", _BRANCH),
+    "Semi-MAE (PseudoMAE)": ("semi-mae-pseudomae-quickstart", _BRANCH),
+}
+"""The quick-starts with few labels at the small size, and MAE, which one of them may begin from."""
+
+
+def _few_speed() -> list[Row]:
+    """As `speed`, of the methods with few labels."""
+    still = {"monitors": 0}
+    return [
+        Row(
+            method,
+            recipe,
+            pictures=10_240,
+            changes=merged(size, still if method == "MAE" else {**still, "labels": "250"}),
+            judge="nothing",
+            seeds=(0, 1, 2),
+        )
+        for method, (recipe, size) in FEW.items()
+    ]
+
+
+def _few() -> list[Row]:
+    """Every method for as long as Semi-MAE takes over its 200,000 pictures, by the table of their speeds."""
+    pictures = {
+        "supervised": 400_000, "FixMatch": 270_000, "Semi-MAE": 200_000, "Semi-MAE (PseudoMAE)": 100_000, "MAE": 200_000,
+    }  # fmt: skip
+    first = Row("MAE, the first half", FEW["MAE"][0], pictures=pictures["MAE"], changes=FEW["MAE"][1])
+    rows = [
+        Row(
+            f"{method}, {labels}",
+            recipe,
+            "fashion-mnist",
+            pictures[method],
+            merged(size, {"labels": labels}),
+            judge="classifier",
+        )
+        for labels in FEW_LABELS
+        for method, (recipe, size) in FEW.items()
+        if method != "MAE"
+    ]
+    second = [
+        replace(row, name=f"MAE, then {row.name}", pictures=row.pictures // 2, init=name_of("few", first))
+        for row in rows
+        if row.recipe == "semi-mae-quickstart"
+    ]
+    other = [
+        replace(
+            row, name="Semi-MAE on DeiT III's ViT, 250", changes=merged(row.changes, {"backbone": {"name": OTHER_VIT}})
+        )
+        for row in rows
+        if row.name == "Semi-MAE, 250"
+    ]
+    return [first, *rows, *second, *other]
+
+
 TABLES = {
     "causes": _causes(),
     "later": _later(),
@@ -232,5 +299,7 @@ TABLES = {
     "time": _time(),
     "again": _again(),
     "family": _family(),
+    "few-speed": _few_speed(),
+    "few": _few(),
 }
 """By the name that run.py takes."""
