@@ -49,6 +49,7 @@ SHRUNK: dict[str, dict[str, Any]] = {
     "lomar": {"method": {"window": 2, "num_windows": 3}},
     "supervised": {},
     "finetune": {},
+    "segment": {"method": {"channels": 8, "auxiliary_channels": 8}},
     "fixmatch": {"labels": "10%", "method": {"threshold": 0.11, "mixing": "probabilistic"}},
     "semi-mae": {"labels": "100", "method": {"branch": _DECODER, "threshold": 0.11}},
 }

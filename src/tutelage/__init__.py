@@ -1,7 +1,7 @@
 """tutelage: masked-image pretraining under teachers.
 
-`pretrain`, `finetune`, `evaluate` (`evaluate_all`) and `load_encoder` are the doors; the parts are importable on their own
-(`from tutelage.methods.pseudomae import PseudoMAE`). Importing the package itself imports nothing heavy.
+`pretrain`, `finetune`, `segment`, `evaluate` (`evaluate_all`) and `load_encoder` are the doors; the parts are importable on
+their own (`from tutelage.methods.pseudomae import PseudoMAE`). Importing the package itself imports nothing heavy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from tutelage.api import finetune as finetune
     from tutelage.api import load_encoder as load_encoder
     from tutelage.api import pretrain as pretrain
+    from tutelage.api import segment as segment
 
-__all__ = ["__version__", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain"]
+__all__ = ["__version__", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain", "segment"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain"):
+    if name in __all__:
         from tutelage import api
 
         return getattr(api, name)

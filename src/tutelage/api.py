@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tutelage import recipes
 from tutelage.config import Count, NonNegativeInt, Settings, merged
-from tutelage.encoder import is_relative
+from tutelage.encoder import is_relative, own_patch_size, pair
 from tutelage.engine import pretrain as engine
 from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
 from tutelage.errors import CheckpointError, SettingsError, Stopped, no_memory, printable
@@ -21,20 +21,21 @@ from tutelage.evaluation import protocol as protocols
 from tutelage.evaluation.low_shot import LowShotSettings
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.result import Evaluation
+from tutelage.evaluation.segmentation import evaluate_segmentation
 from tutelage.export import Encoder, load_encoder, write_timm
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
 from tutelage.transfer import backbone_of
 
-__all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain"]
+__all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain", "segment"]
 
 
 class EvaluateOptions(Settings):
     """How good an encoder is: `tutelage evaluate knn|linear|low-shot|all|classifier ENCODER --data DATA`."""
 
-    protocol: tyro.conf.Positional[Literal["knn", "linear", "low-shot", "all", "classifier"]]
+    protocol: tyro.conf.Positional[Literal["knn", "linear", "low-shot", "all", "classifier", "segmentation"]]
     """knn: neighbours vote. linear: a classifier on frozen features. low-shot: one on few pictures. all: these in one pass.
-    classifier: the one that a run trained itself."""
+    classifier, segmentation: the one that a run trained itself."""
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")]
@@ -134,12 +135,15 @@ def _changed(settings: RunSettings[Any], changes: dict[str, Any]) -> RunSettings
 
 
 def evaluate(
-    protocol: protocols.Name | Literal["classifier"], encoder: str | Path, data: str | Path, **options: Any
+    protocol: protocols.Name | Literal["classifier", "segmentation"],
+    encoder: str | Path,
+    data: str | Path,
+    **options: Any,
 ) -> Evaluation:
     """Accuracy of an encoder (or of the classifier of a run) on labelled pictures; `options` are those of `EvaluateOptions`."""
-    if protocol == "classifier":
+    if protocol == "classifier" or protocol == "segmentation":
         chosen = EvaluateOptions(protocol=protocol, encoder=str(encoder), data=str(data), **options)
-        return _classifier(chosen, say=None)
+        return (_classifier if protocol == "classifier" else _segmentation)(chosen, say=None)
     return evaluate_all((protocol,), encoder, data, **options)[0]
 
 
@@ -164,19 +168,26 @@ def starting_settings(recipe: str | None, file: str | None) -> RunSettings[Any]:
     return recipes.load(recipe or "")  # type: ignore[no-any-return]
 
 
-def finetune_settings(encoder: str, recipe: str, teacher: str | None = None) -> RunSettings[Any]:
-    """The settings of a recipe of fine-tuning that begins from an encoder, with the backbone that fits it.
+Task = Literal["finetune", "segment"]
+"""What an encoder is put to: each is a command, and the recipes whose names begin with it are its own."""
 
-    A file of weights does not say of which model it is: there the backbone is the recipe's.
+
+def downstream_settings(task: Task, encoder: str, recipe: str, teacher: str | None = None) -> RunSettings[Any]:
+    """The settings of a recipe of a task that begins from an encoder, with the backbone that fits it.
+
+    Classifying takes pictures of the encoder's own size, segmentation of the recipe's, made a multiple of the encoder's
+    patch. A file of weights does not say of which model it is: there the backbone is the recipe's.
     """
     settings: RunSettings[Any] = recipes.load(recipe)
-    if settings.method.name != "finetune":
-        fitting = [name for name in recipes.names() if name.startswith("finetune")]
-        raise SettingsError(
-            "C-06", f"'{recipe}' is no recipe of fine-tuning.", todo=f"Use --recipe {', '.join(fitting)}."
-        )
+    fitting = [name for name in recipes.names() if name.startswith(task)]
+    if recipe not in fitting:
+        raise SettingsError("C-06", f"'{recipe}' is no recipe of {task}.", todo=f"Use --recipe {', '.join(fitting)}.")
     backbone = backbone_of(encoder, teacher) or settings.backbone
-    backbone = backbone.model_copy(update={"drop_path": settings.backbone.drop_path})
+    changes: dict[str, Any] = {"drop_path": settings.backbone.drop_path}
+    if task == "segment":
+        patch = pair(backbone.patch_size or own_patch_size(backbone.name))
+        changes["image_size"] = tuple(-(-side // p) * p for side, p in zip(settings.backbone.size, patch, strict=True))
+    backbone = backbone.model_copy(update=changes)
     return settings.model_copy(update={"backbone": backbone, "init": encoder, "init_teacher": teacher})
 
 
@@ -193,8 +204,30 @@ def finetune(
 
     `settings` are the recipe's fields, as of `pretrain`. Raises what `pretrain` raises.
     """
-    changes = {"data": str(data), **settings}
-    return _whole(run(_changed(finetune_settings(str(encoder), recipe), changes), out, quiet=quiet))
+    return _downstream("finetune", encoder, data, out, recipe, quiet, settings)
+
+
+def segment(
+    encoder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    recipe: str = "segment-quickstart",
+    quiet: bool = True,
+    **settings: Any,
+) -> Path:
+    """Learn which pixel is what, on from an encoder, and return the run folder; `data` is a folder with images and masks.
+
+    The same call goes on with a stopped run. `settings` and errors are as of `pretrain`.
+    """
+    return _downstream("segment", encoder, data, out, recipe, quiet, settings)
+
+
+def _downstream(
+    task: Task, encoder: str | Path, data: str | Path, out: str | Path | None, recipe: str, quiet: bool, changes: Any
+) -> Path:
+    settings = _changed(downstream_settings(task, str(encoder), recipe), {"data": str(data), **changes})
+    return _whole(run(settings, out, quiet=quiet))
 
 
 def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: bool = False) -> engine.Finished:
@@ -225,10 +258,14 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
         console.print(printable(f"done    {folder} · report {report}"), markup=False)
         console.print(f"verdict {_verdict_on(folder)}", markup=False)
         labelled = finished.labelled
-        judged = "classifier" if (folder / "classifier").exists() else "knn"
+        judged = next((name for name, file in _JUDGED.items() if (folder / file).exists()), "knn")
         following = f"evaluate {judged} {folder} --data {settings.data}" if labelled else f"export {folder} --out DIR"
         console.print(printable(f"next    tutelage {following}"), markup=False)
     return finished
+
+
+_JUDGED = {"classifier": "classifier", "segmentation": "segmenter"}
+"""By which protocol a run is judged that wrote this folder."""
 
 
 def _verdict_on(folder: Path) -> str:
@@ -243,6 +280,8 @@ def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
     """Evaluate by one protocol or by all, with the tables on standard error."""
     if options.protocol == "classifier":
         results = [_classifier(options, say=_every_few_seconds())]
+    elif options.protocol == "segmentation":
+        results = [_segmentation(options, say=_every_few_seconds())]
     else:
         names = get_args(protocols.Name) if options.protocol == "all" else (options.protocol,)
         results = _evaluated(names, options, say=_every_few_seconds())
@@ -254,14 +293,23 @@ _OF_CLASSIFIERS = {"protocol", "encoder", "data", "labels", "json_output", "base
 """Options that a classifier heeds; --no-baselines asks for what it does anyway."""
 
 
-def _classifier(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
+def _segmentation(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
+    _refuse_others(options, _OF_CLASSIFIERS - {"labels", "workers"})
+    return evaluate_segmentation(options.encoder, options.data, device=options.device, say=say)
+
+
+def _refuse_others(options: EvaluateOptions, heeded: set[str]) -> None:
     given = {name for name, value in options if value != EvaluateOptions.model_fields[name].default}
-    if others := sorted(given - _OF_CLASSIFIERS):
+    if others := sorted(given - heeded):
         raise SettingsError(
             "C-40",
-            f"{', '.join(others)} belong{'s' * (len(others) == 1)} to protocols on frozen features, not to classifier.",
-            "The classifier is taken as the run trained it.",
+            f"{', '.join(others)} belong{'s' * (len(others) == 1)} to other protocols, not to {options.protocol}.",
+            "It is asked as the run trained it.",
         )
+
+
+def _classifier(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
+    _refuse_others(options, _OF_CLASSIFIERS)
     return protocols.evaluate_classifier(
         options.encoder, options.data, labels=options.labels, device=options.device, workers=options.workers, say=say
     )

@@ -4,10 +4,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tutelage.errors import SettingsError
+
+Annotation = Literal["classes", "masks"]
+"""What is known of a picture: its class, or that of each pixel."""
+IGNORED = 255
+"""The class of pixels that count for nothing."""
 
 
 class Stream(NamedTuple):
@@ -59,6 +64,8 @@ class Batch:
     """Which picture of the set each row is."""
     links: Int[Tensor, " k"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """A hash of each row's place in the run and the picture due there (`data.order.links`); none outside a run."""
+    masks: UInt8[Tensor, "b h w"] | None = None
+    """Of the first view, in sets with masks: the class of each pixel, 255 where it counts for nothing."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
@@ -68,6 +75,7 @@ class Batch:
             keys=tuple(keys.to(device, non_blocking=True) for keys in self.keys),
             labels=self.labels.to(device, non_blocking=True),
             indices=self.indices.to(device, non_blocking=True),
+            masks=None if self.masks is None else self.masks.to(device, non_blocking=True),
         )
 
     def normalised(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> "Batch":

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.errors import SettingsError, Stopped, TutelageError, nearest, printable, translated
 from tutelage.floors import check_floors
@@ -18,9 +19,10 @@ HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
 usage: tutelage COMMAND ...
 
   pretrain RECIPE --data DATA          learn a backbone from pictures without labels; the same command goes on
-  evaluate knn|linear|low-shot|all|classifier ENCODER --data DATA
+  evaluate knn|linear|low-shot|all|classifier|segmentation ENCODER --data DATA
                                        say how good an encoder is, beside raw pixels and an untrained one
   finetune ENCODER --data DATA         learn to classify, from labels, on from a backbone
+  segment ENCODER --data FOLDER        learn which pixel is what, from masks, on from a backbone
   predict RUN --data DATA              name the classes of pictures by a run's classifier: a table and a sheet
   export ENCODER --out DIR             write a timm folder, and prove that it computes the same
   report RUN                           write RUN/report.html again
@@ -76,7 +78,8 @@ def _command(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "pretrain": _pretrain,
         "evaluate": _evaluate,
-        "finetune": _finetune,
+        "finetune": partial(_downstream, "finetune"),
+        "segment": partial(_downstream, "segment"),
         "predict": _predict,
         "export": _export,
         "report": _report,
@@ -128,34 +131,44 @@ learn a backbone from pictures without labels. The same command again goes on wh
 recipes: tutelage recipes        options of one: tutelage pretrain RECIPE --help (--help-all for every one)"""
 
 
-def _finetune(words: list[str]) -> int:
+def _downstream(task: Literal["finetune", "segment"], words: list[str]) -> int:
     from tutelage import recipes
 
     out, words = _take(words, "--out")
     recipe, words = _take(words, "--recipe")
     teacher, words = _take(words, "--init-teacher")
-    recipes.check(recipe := recipe or "finetune-quickstart")  # before torch is imported
+    recipes.check(recipe := recipe or f"{task}-quickstart")  # before torch is imported
     if not words or words[0] in ("-h", "--help"):
-        print(_FINETUNE_HELP)
+        print(_DOWNSTREAM_HELP[task])
         return 0
     if words[0].startswith("-"):
-        raise SettingsError("C-06", "finetune needs an encoder, before its options.", todo="Name a run, or timm:NAME.")
+        raise SettingsError("C-06", f"{task} needs an encoder, before its options.", todo="Name a run, or timm:NAME.")
 
     from tutelage import api
 
-    default = api.finetune_settings(words[0], recipe, teacher)
+    default = api.downstream_settings(task, words[0], recipe, teacher)
     more = {
-        "recipe": "A recipe of fine-tuning (finetune-quickstart)",
+        "recipe": f"A recipe of this task ({task}-quickstart)",
         "init-teacher": "Begin from a teacher of the run (or its student)",
     }
-    return _train(default, words[1:], out, f"finetune {words[0]}", more)
+    return _train(default, words[1:], out, f"{task} {words[0]}", more)
 
 
-_FINETUNE_HELP = """usage: tutelage finetune ENCODER --data DATA [--recipe NAME] [--out RUN] [options]
+_DOWNSTREAM_HELP = {
+    "finetune": """usage: tutelage finetune ENCODER --data DATA [--recipe NAME] [--out RUN] [options]
 
 learn to classify pictures with labels, on from a run, a checkpoint, a timm folder, timm:NAME or an MAE checkpoint file.
 The same command again goes on where it stopped. recipes: finetune-quickstart (default), and those of `tutelage recipes`
-options: tutelage finetune ENCODER --help (--help-all for every one); from scratch: tutelage pretrain finetune-quickstart"""
+options: tutelage finetune ENCODER --help (--help-all for every one); from scratch: tutelage pretrain finetune-quickstart""",
+    "segment": """usage: tutelage segment ENCODER --data FOLDER [--recipe NAME] [--out RUN] [options]
+
+learn which pixel is what, on from a run, a checkpoint, a timm folder, timm:NAME or an MAE checkpoint file. FOLDER has
+pictures in images/ and masks of the same names in masks/ (PNG, the value of a pixel is its class, 255 counts for nothing),
+both divided into train, val and test or not at all; or is ADE20K or Cityscapes. classes.csv with the columns value and name
+names classes.
+The same command again goes on where it stopped. recipes: segment-quickstart (default), and those of `tutelage recipes`
+options: tutelage segment ENCODER --help (--help-all for every one); from scratch: tutelage pretrain segment-quickstart""",
+}
 
 
 def _train(default: "RunSettings[Any]", words: list[str], out: str | None, command: str, more: dict[str, str]) -> int:

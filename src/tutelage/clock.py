@@ -139,6 +139,16 @@ class LinearRamp(Settings):
         return self.start + (self.end - self.start) * clock.epochs / length
 
 
+def warmup_poly(clock: Clock, *, peak: float, floor: float, warmup_epochs: float, power: float = 1.0) -> float:
+    """Linear from 0 to `peak` over the warm-up, beside which the rate falls as (1 - t / T)^power from the first step on.
+
+    mmsegmentation's poly schedule with its linear warm-up, as BEiT's, MAE's and SdAE's segmentation have it.
+    """
+    rate: float = floor + (peak - floor) * (1 - clock.fraction) ** power
+    warmup = warmup_epochs * clock.num_pictures / clock.batch_size
+    return rate * min(1.0, clock.step / warmup) if warmup else rate
+
+
 def warmup_cosine(clock: Clock, *, peak: float, floor: float, warmup_epochs: float) -> float:
     """Linear from 0 to `peak` over the warm-up, then half a cosine to `floor` at the end of the run (MAE).
 

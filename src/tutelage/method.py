@@ -12,7 +12,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tutelage.batch import Batch, Stream
+from tutelage.batch import Annotation, Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import Settings
 from tutelage.teacher import EMATeacher
@@ -38,6 +38,11 @@ class MethodSettings(Settings, ABC):
     @abstractmethod
     def streams(self) -> dict[str, Stream]:
         """The streams of pictures that the method needs, with their views and masks; an epoch is one pass over the first's."""
+
+    @property
+    def annotation(self) -> Annotation:
+        """What its pictures must come with."""
+        return "classes"
 
     @abstractmethod
     def check(self, grid: tuple[int, int], pictures: int) -> None:
@@ -79,8 +84,8 @@ class Method(nn.Module, ABC):
         """A copy of the encoder with the classifier that the run hands on, where the method trains one."""
         return None
 
-    def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"] | None:
-        """Of whole pictures, by the classifier that the run hands on; None where the method trains none."""
+    def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes *pixels"] | None:
+        """Of whole pictures (or each of their pixels), by what the run hands on; None where the method trains no classifier."""
         return None
 
     @property

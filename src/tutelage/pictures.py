@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
+from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.utils import draw_segmentation_masks
 
-from tutelage.batch import Batch
+from tutelage.batch import IGNORED, Batch
 from tutelage.data.index import Statistics
 from tutelage.encoder import grid_of, patch_of
 from tutelage.method import Method, Output
@@ -163,6 +165,44 @@ def neighbours(
     note += " Green names agree with the first picture, red ones do not." if labels is not None else ""
     headings = ("picture", "nearest first")
     return sheet("Nearest neighbours", note + _false_colour(pictures), rows, headings, block=NUM_MEMBERS)
+
+
+def segmentations(
+    pictures: Float[Tensor, "b c h w"],
+    truth: Integer[Tensor, "b h w"],
+    predicted: Integer[Tensor, "b h w"],
+    classes: Sequence[str],
+    num_shown: int = 6,
+) -> Image.Image:
+    """A few pictures (in 0..1) with their masks and the predicted ones laid over them, and the colours of the classes."""
+    x, t, p = pictures[:num_shown], truth[:num_shown], predicted[:num_shown]
+    cells = [
+        [Cell(show(picture)), Cell(show(overlaid(picture, mask))), Cell(show(overlaid(picture, guess)))]
+        for picture, mask, guess in zip(x, t, p, strict=True)
+    ]
+    occurring = [c for c in range(len(classes)) if (t == c).any() or (p == c).any()][:20]
+    legend = {classes[c]: colour(c) for c in occurring}
+    note = "Held-out pictures, what is known of each pixel, and what the network says. Pixels without a colour do not count."
+    headings = ("picture", "known", "predicted")
+    return sheet("Masks", note + _false_colour(pictures), _pair_up(cells), headings, legend=legend)
+
+
+def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
+    """A picture (in 0..1) under the colours of its classes."""
+    found = [c for c in torch.unique(mask).tolist() if c != IGNORED]
+    c, h, w = picture.shape
+    rgb = picture.expand(3, h, w) if c == 1 else torch.cat([picture[:3], picture.new_zeros(max(0, 3 - c), h, w)])
+    if not found:
+        return rgb
+    layers = torch.stack([mask == c for c in found])
+    drawn: Tensor = draw_segmentation_masks(rgb.contiguous(), layers, alpha=0.6, colors=[colour(c) for c in found])
+    return drawn
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Of a class: twenty that are told apart, and again."""
+    red, green, blue = colormaps["tab20"].colors[number % 20]  # type: ignore[attr-defined]
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,13 +26,26 @@ def eval_view(picture: Tensor, size: tuple[int, int]) -> Tensor:
     least 96 on both sides, as ImageNet's evaluations do; then `size` is cut out of the middle. Sides are never
     stretched.
     """
-    margin = 256 / 224 if min(size) >= 96 else 1.0
     _, height, width = picture.shape
-    factor = max(round(size[0] * margin) / height, round(size[1] * margin) / width)
-    covering = [max(wanted, int(side * factor + 1e-6)) for side, wanted in zip((height, width), size, strict=True)]
-    resized = _resize(picture, (covering[0], covering[1]))
-    top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
-    return resized[:, top : top + size[0], left : left + size[1]].contiguous()
+    return _middle(resized(picture, _covering((height, width), size)), size)
+
+
+def eval_mask(mask: UInt8[Tensor, "h w"], size: tuple[int, int]) -> UInt8[Tensor, "h2 w2"]:
+    """The mask that belongs to the `eval_view` of its picture."""
+    height, width = mask.shape
+    return _middle(resized_mask(mask, _covering((height, width), size))[None], size)[0]
+
+
+def _covering(sides: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    margin = 256 / 224 if min(size) >= 96 else 1.0
+    factor = max(round(wanted * margin) / side for side, wanted in zip(sides, size, strict=True))
+    height, width = (max(wanted, int(side * factor + 1e-6)) for side, wanted in zip(sides, size, strict=True))
+    return height, width
+
+
+def _middle(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    top, left = (picture.shape[-2] - size[0]) // 2, (picture.shape[-1] - size[1]) // 2
+    return picture[:, top : top + size[0], left : left + size[1]].contiguous()
 
 
 def random_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
@@ -60,11 +74,16 @@ def crop_and_flip(
     _, height, width = picture.shape
     box = random_box(height, width, scale, (ratio[0] * shape, ratio[1] * shape), draws)
     crop = picture[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    view = _resize(crop, size)
+    view = resized(crop, size)
     return view.flip(-1) if draws.uniform() < flip else view
 
 
-def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic and antialiased; floats stay in 0..1, which a cubic may leave."""
-    resized = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True)[0]
-    return resized.clamp_(0, 1) if resized.is_floating_point() else resized
+def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture [c, h, w] at `size` (H, W): bicubic and antialiased; floats stay in 0..1, which a cubic may leave."""
+    found = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True)[0]
+    return found.clamp_(0, 1) if found.is_floating_point() else found
+
+
+def resized_mask(mask: UInt8[Tensor, "h w"], size: tuple[int, int]) -> UInt8[Tensor, "h2 w2"]:
+    """A mask at `size` (H, W): of each pixel the class that lies under its middle."""
+    return F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]

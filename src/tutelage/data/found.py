@@ -65,6 +65,8 @@ class Readable:
     source: FileSource
     labels: tuple[str, ...]
     parts: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    """(height, width) of each."""
     found: Found
 
 
@@ -107,7 +109,7 @@ def open_files(listing: Listing, cache: Path | None) -> Readable:
         np.array([look.mark for look in seen], dtype=np.uint64),
         unreadable,
     )
-    return Readable(source, labels, parts, found)
+    return Readable(source, labels, parts, tuple(look.size for look in seen), found)
 
 
 def _look_at_all(listing: Listing, cache: Path | None) -> list[Look | str]:

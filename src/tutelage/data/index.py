@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tutelage.batch import Annotation
 from tutelage.data import named
 from tutelage.data.duplicates import shared
 from tutelage.data.found import Found, open_files
 from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
+from tutelage.data.masks import Masks, layout_of, open_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
 from tutelage.errors import DataError, listed
@@ -67,8 +69,11 @@ def open_data(
     labels: str | None = None,
     seed: int = 0,
     cache: Path | None = None,
+    annotation: Annotation = "classes",
 ) -> Data:
     """The set that `data` names: a named set, a folder (of pictures, or of idx files), a list (.txt) or a table (.csv).
+
+    With the `annotation` masks it is a folder as `data.masks` describes.
 
     A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
     of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
@@ -77,10 +82,10 @@ def open_data(
 
     `share` of the training pictures are used, chosen by `seed`. `labels` are those of a table (labels.csv) instead of the
     set's own, or as many ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. Raises DataError D-01
-    to D-27, SettingsError C-14.
+    to D-35, SettingsError C-14.
     """
     table = Path(labels).expanduser() if labels and is_table(labels) else None
-    whole = _opened(data, holdout, table, cache)
+    whole = _open_masked(data, holdout, cache) if annotation == "masks" else _opened(data, holdout, table, cache)
     train, notes = whole.train, list(whole.found.notes)
     if share < 1:
         train = fewer(train, share, seed)
@@ -116,6 +121,20 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
         len(source), Counter({source.size: len(source)}), Counter(["uint8"]), source.channels, notes=opened.notes
     )
     return _divide(name, source, opened.labels, opened.classes, opened.parts, found, holdout)
+
+
+def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
+    """Pictures with masks; those without one count as unlabelled."""
+    root = Path(data).expanduser()
+    layout = layout_of(root)
+    listing = list_data(root / layout.pictures)
+    readable = open_files(replace(listing, labels=("",) * len(listing.names), notes=()), cache or _cache_folder())
+    masks = open_masks(root, layout, readable.source.names, readable.sizes)
+    labels = np.array([0 if name else -1 for name in masks.names], dtype=np.int64)
+    without = int((labels < 0).sum())
+    notes = (*([f"{without:,} pictures have no mask"] if without else []), f"{len(masks.classes)} classes of pixels")
+    found = replace(readable.found, notes=(*readable.found.notes, *notes))
+    return _divide(root.resolve().name, readable.source, labels, masks.classes, readable.parts, found, holdout, masks)
 
 
 def measure_statistics(pictures: Pictures, limit: int = 10_000) -> Statistics:
@@ -187,6 +206,7 @@ def _divide(
     parts: tuple[str, ...],
     found: Found,
     holdout: float,
+    masks: Masks | None = None,
 ) -> Data:
     hashes = name_hashes([source.name(i) for i in range(len(source))])
     notes: list[str] = []
@@ -205,7 +225,7 @@ def _divide(
         share = min(holdout, MAX_HELD_OUT / max(1, len(rest)))
         held_out[rest] = take(hashes[rest], labels[rest], share, "held out")
         notes.append(f"{held_out.sum():,} of {len(rest):,} training pictures are held out of training, to watch it by")
-    everything = Pictures(source, np.arange(len(source)), labels, classes)
+    everything = Pictures(source, np.arange(len(source)), labels, classes, masks)
     trained = trainable & ~test & ~held_out
     notes += _leaks(source, trained, held_out, test)
     train = everything.subset(trained)
@@ -238,6 +258,7 @@ def _leaks(source: Source, train: NDArray[np.bool_], held_out: NDArray[np.bool_]
 
 def _fingerprint(everything: Pictures, test: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> str:
     h = hashlib.sha256(everything.source.digest())
+    h.update(everything.masks.digest() if everything.masks else b"")
     h.update("\0".join(everything.classes).encode("utf-8", "surrogateescape"))
     h.update(everything.labels.astype("<i8").tobytes() + test.tobytes() + held_out.tobytes())
     return h.hexdigest()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tutelage.data.decode import EXTENSIONS
 from tutelage.errors import DataError, nearest
 
-_PARTS = {"train": "train", "test": "test", "val": "val", "validation": "val"}
+_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "validation": "val"}
 _JUNK = ("thumbs.db", "desktop.ini")
 
 
@@ -68,7 +68,7 @@ def list_folder(root: Path) -> Listing:
     if not names:
         raise DataError("D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for())
     tops = [name.split("/")[0].lower() if "/" in name else "" for name in names]
-    divided = "train" in tops and set(tops) <= set(_PARTS)
+    divided = bool({"train", "training"} & set(tops)) and set(tops) <= set(_PARTS)
     parts = tuple(_PARTS[top] for top in tops) if divided else ("train",) * len(names)
     labels = _class_of(names, parts, depth=int(divided))
     folders = sorted(set(labels) - {""})

@@ -7,10 +7,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.data.decode import decoded, to_channels
+from tutelage.data.masks import Masks
 from tutelage.data.quarantine import in_unicode, refuse_many
 from tutelage.data.reading import Identity, Unreadable, read, sha256
 from tutelage.errors import DataError, MachineError
@@ -161,6 +163,8 @@ class Pictures:
     labels: NDArray[np.int64]
     """Class numbers, -1 where unknown."""
     classes: tuple[str, ...]
+    masks: Masks | None = None
+    """What lies where in each picture; then `classes` are those of pixels, and `labels` tell by 0 which have a mask."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -195,6 +199,10 @@ class Pictures:
                 continue
         name, reason = next(reversed(self.source.failed.items()))
         raise DataError("D-04", f"{tries} pictures in a row are damaged, the last {name}: {reason}.")
+
+    def mask(self, i: int) -> UInt8[Tensor, "h w"] | None:
+        """The class of each pixel of picture `i`, 255 where it counts for nothing; None in a set without masks."""
+        return None if self.masks is None else self.masks.read(int(self.ids[i]))
 
     def name(self, i: int) -> str:
         """The name of picture `i`."""

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.batch import Batch, Stream
-from tutelage.data.crops import eval_view
+from tutelage.data.crops import eval_mask, eval_view
 from tutelage.data.index import Pictures
+from tutelage.data.joint import SegmentView
 from tutelage.data.order import Draws, links, mix, permute
 from tutelage.data.views import ViewsSettings
 from tutelage.errors import SettingsError, nearest
@@ -26,6 +27,7 @@ class _Sample(NamedTuple):
     keys: tuple[NDArray[np.float32], ...]
     label: int
     number: int
+    mask: Tensor | None = None
 
 
 class PictureStream:
@@ -66,13 +68,18 @@ class PictureStream:
 
     def _sample(self, i: int, epoch: int, place: int) -> _Sample:
         number, picture = self.pictures.fetch(i)
-        views = tuple(
-            view(picture, self._size, Draws(mix(self.seed, name, k, epoch, place)))
-            for k, (name, view) in enumerate(zip(self._names, self._views, strict=True))
-        )
+        views, mask = [], self.pictures.mask(number)
+        for k, (name, view) in enumerate(zip(self._names, self._views, strict=True)):
+            random = Draws(mix(self.seed, name, k, epoch, place))
+            if isinstance(view, SegmentView):
+                assert mask is not None
+                drawn, mask = view(picture, mask, self._size, random)
+            else:
+                drawn = view(picture, self._size, random)
+            views.append(drawn)
         draws = (Draws(mix(self.seed, "keys", k, epoch, place)) for k in range(self._num_keys))
         keys = tuple(draw.uniforms(self._num_patches) for draw in draws)
-        return _Sample(views, keys, int(self.pictures.labels[number]), number)
+        return _Sample(tuple(views), keys, int(self.pictures.labels[number]), number, mask)
 
 
 def batches(
@@ -125,14 +132,18 @@ def eval_batches(
 def _eval_sample(pictures: Pictures, i: int, size: tuple[int, int], num_patches: int) -> _Sample:
     number, picture = pictures.fetch(i)
     keys = Draws(mix("evaluation keys", i)).uniforms(num_patches)
-    return _Sample((eval_view(picture, size),), (keys,), int(pictures.labels[number]), number)
+    mask = pictures.mask(number)
+    mask = None if mask is None else eval_mask(mask, size)
+    return _Sample((eval_view(picture, size),), (keys,), int(pictures.labels[number]), number, mask)
 
 
 def _collate(samples: list[_Sample]) -> Batch:
     views = tuple(_pinned(torch.stack(views)) for views in zip(*(s.views for s in samples), strict=True))
     keys = tuple(_pinned(torch.from_numpy(np.stack(keys))) for keys in zip(*(s.keys for s in samples), strict=True))
     labels = torch.tensor([s.label for s in samples], dtype=torch.int64)
-    return Batch(views, keys, labels, torch.tensor([s.number for s in samples], dtype=torch.int64))
+    masks = [s.mask for s in samples if s.mask is not None]
+    stacked = _pinned(torch.stack(masks)) if masks else None
+    return Batch(views, keys, labels, torch.tensor([s.number for s in samples], dtype=torch.int64), masks=stacked)
 
 
 def _pinned(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from tutelage.config import NonNegative, Positive, Settings, Share
 from tutelage.data.crops import crop_and_flip
+from tutelage.data.joint import SegmentView
 from tutelage.data.order import Draws
 from tutelage.data.strong import StrongView
 
@@ -103,7 +104,7 @@ class ComplexView(Settings):
         return x
 
 
-View = SimpleView | ComplexView | StrongView
+View = SimpleView | ComplexView | StrongView | SegmentView
 
 
 class ViewsSettings(Settings):
@@ -117,11 +118,13 @@ class ViewsSettings(Settings):
     """What labels are learned and guessed from: crop and flip."""
     strong: StrongView = StrongView()
     """What guessed labels are learned from: crop, flip, RandAugment, erasing."""
+    segment: SegmentView = SegmentView()
+    """What segmentation is learned from, with the mask: another size, crop, flip, colours."""
 
     @property
     def by_name(self) -> dict[str, View]:
         """Each view by the name that streams ask for it."""
-        return {"simple": self.simple, "complex": self.complex, "weak": self.weak, "strong": self.strong}
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
 
 def _blurred(x: Tensor, sigma: float) -> Tensor:

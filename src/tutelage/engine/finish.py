@@ -11,6 +11,8 @@ from tutelage.engine.train import Numerics
 from tutelage.engine.watch import Watch
 from tutelage.export import write_timm
 from tutelage.method import Method
+from tutelage.methods.segmentation import Segmentation
+from tutelage.segmenter import Segmenter, write_segmenter
 
 
 def finish(
@@ -41,5 +43,11 @@ def finish(
             classes=data.train.classes if name == "classifier" else (),
         )
         run.event("exported", folder=name, largest_difference=difference)
+    if isinstance(method, Segmentation) and data.train.masks:
+        own = Segmenter(
+            method, statistics, settings.backbone.size, data.channels, data.train.classes, data.train.masks.values, ""
+        )
+        difference = write_segmenter(own, run.path / "segmenter", settings.backbone, pictures)
+        run.event("exported", folder="segmenter", largest_difference=difference)
     watch.draw(method, clock, statistics, run.path / "pictures")
     run.event("finished", step=clock.step, peak_memory=peak_memory(numerics.device))

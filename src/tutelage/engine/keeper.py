@@ -125,7 +125,7 @@ class Keeper:
             answer = self.watch.ask(self.method, clock)
         self.run.append("monitors.jsonl", answer)
         self.progress.say(_answer(answer))
-        accuracy = answer.get("classifier_accuracy", answer.get("knn_accuracy"))
+        accuracy = next((answer[name] for name in CHOSEN_BY if name in answer), None)
         if accuracy is None or clock.step == 0 or not self.settings.chooses_best:
             return None
         return float(accuracy) if self.saver.is_best(accuracy) else None
@@ -142,8 +142,14 @@ class Keeper:
         return bool(all_max(torch.tensor(float(wish), device=device)) > 0)
 
 
+CHOSEN_BY = ("miou", "classifier_accuracy", "knn_accuracy")
+"""By what the best checkpoint is chosen: the first of these that a method answers with."""
+
+
 def _answer(answer: dict[str, Any]) -> str:
     names = {
+        "miou": "mIoU {:.1%}",
+        "pixel_accuracy": "pixels {:.1%}",
         "classifier_accuracy": "classifier {:.1%}",
         "sure_share": "sure of {:.0%}",
         "sure_accuracy": "right of them {:.1%}",

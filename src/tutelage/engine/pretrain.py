@@ -60,7 +60,12 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> F
         settings.check(world_size())
         check_writable(out)
         data = open_data(
-            settings.data, holdout=settings.holdout, share=settings.share, labels=settings.labels, seed=settings.seed
+            settings.data,
+            holdout=settings.holdout,
+            share=settings.share,
+            labels=settings.labels,
+            seed=settings.seed,
+            annotation=settings.method.annotation,
         )
         labels = data.train.labels
         settings.method.check_classes(data.name, len(np.unique(labels[labels >= 0])))

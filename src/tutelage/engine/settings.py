@@ -22,7 +22,7 @@ M = TypeVar("M", bound=MethodSettings)
 
 
 class OptimSettings(Settings):
-    """AdamW with a linear warm-up and half a cosine (MAE, SdAE)."""
+    """AdamW with a linear warm-up and half a cosine (MAE, SdAE), or a straight line (segmentation)."""
 
     base_lr: Positive = 1.5e-4
     """Learning rate per 256 pictures of the batch: lr = base_lr x batch_size / 256."""
@@ -38,6 +38,8 @@ class OptimSettings(Settings):
     """Epochs in which the learning rate rises from 0."""
     max_warmup_share: Share = 0.2
     """The warm-up takes at most this share of the run: SdAE's 0.2 x epochs, so that short runs learn too."""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """After the warm-up half a cosine, or a straight line (segmentation's poly of power 1)."""
     min_lr: NonNegative = 0.0
     """Learning rate at the end."""
     clip: Positive | None = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.batch import Batch
-from tutelage.clock import Clock, warmup_cosine
+from tutelage.clock import Clock, warmup_cosine, warmup_poly
 from tutelage.data.order import mix
 from tutelage.distributed import all_sum, rank, world_size
 from tutelage.engine.feeds import Micro
@@ -137,7 +137,8 @@ def _shared(method: Method) -> DistributedDataParallel:
 def learning_rate(clock: Clock, settings: RunSettings[Any]) -> float:
     """The learning rate at the clock's step; a run shorter than its recipe's warms up in a share of it at most."""
     warmup = min(settings.optim.warmup_epochs, settings.optim.max_warmup_share * clock.run_epochs)
-    return warmup_cosine(clock, peak=settings.lr, floor=settings.optim.min_lr, warmup_epochs=warmup)
+    schedule = {"cosine": warmup_cosine, "poly": warmup_poly}[settings.optim.schedule]
+    return schedule(clock, peak=settings.lr, floor=settings.optim.min_lr, warmup_epochs=warmup)
 
 
 def step(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tutelage.batch import Batch
 from tutelage.clock import Clock
+from tutelage.confusion import confusion, overlap
 from tutelage.data.index import Data, Pictures, Statistics
 from tutelage.data.streams import eval_batches
 from tutelage.encoder import encode
@@ -18,7 +19,8 @@ from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.method import Method, Output
 from tutelage.monitors import classified, feature_std, knn_accuracy, monitor, rank_me
-from tutelage.pictures import draw_step, neighbours
+from tutelage.pictures import draw_step, neighbours, segmentations
+from tutelage.sheet import save
 
 BANK = 2_000
 """Training pictures whose labels vote."""
@@ -35,7 +37,8 @@ class Watch:
         self.settings, self.numerics = settings, numerics
         asked = data.held_out if len(data.held_out) else data.train
         self.queries = _some(asked.labelled() if asked.has_labels else asked, QUERIES)
-        self.bank = _some(data.train.labelled(), BANK) if data.train.has_labels and len(data.held_out) else None
+        votes = data.train.has_labels and len(data.held_out) and data.train.masks is None
+        self.bank = _some(data.train.labelled(), BANK) if votes else None
         streams = {name: stream._replace(labels="any") for name, stream in settings.method.streams.items()}
         feeds = open_feeds(streams, asked, settings).by_name
         self.batch = {
@@ -60,6 +63,8 @@ class Watch:
             bank, bank_labels = self._features(method, "bank", self.bank)
             line["knn_accuracy"] = knn_accuracy(bank, bank_labels, features, labels)
             line |= self._classified(method)
+        if self.queries.masks is not None:
+            line |= self._segmented(method)
         line |= {"rank_me": rank_me(features), "feature_std": feature_std(features)}
         line |= monitor(method, self.look(method, clock), self.settings.num_patches)
         method.train(training)
@@ -75,6 +80,18 @@ class Watch:
                 return {}
             found.append(logits.cpu())
         return classified(torch.cat(found), torch.cat([batch.labels for batch in self._kept["queries"]]))
+
+    def _segmented(self, method: Method) -> dict[str, float]:
+        """How well the method names the pixels of the pictures that ask."""
+        num_classes = len(self.queries.classes)
+        table = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        for batch in self._kept["queries"]:
+            with self.numerics.cast():
+                logits = method.logits(self.numerics.ready(batch).views[0])
+            assert logits is not None and batch.masks is not None
+            table += confusion(logits.argmax(1).cpu(), batch.masks, num_classes)
+        found = overlap(table)
+        return {"miou": found.miou, "pixel_accuracy": found.accuracy}
 
     @torch.no_grad()
     def look(self, method: Method, clock: Clock) -> Output:
@@ -93,8 +110,18 @@ class Watch:
         draw_step(method, self.numerics.prepare(self.batch), self.look(method, clock), statistics, folder)
         features, labels = self._features(method, "queries", self.queries)
         views = torch.cat([batch.normalised(*self._plain).views[0] for batch in self._kept["queries"]])
+        if self.queries.masks is not None:
+            self._draw_masks(method, folder)
+            labels = torch.full_like(labels, -1)
         sheet = neighbours(views, features, labels=labels, classes=self.queries.classes)
         sheet.save(folder / "neighbours.png")
+
+    def _draw_masks(self, method: Method, folder: Path) -> None:
+        batch = self._kept["queries"][0]
+        logits = method.logits(self.numerics.ready(batch).views[0])
+        assert logits is not None and batch.masks is not None
+        plain = batch.normalised(*self._plain).views[0]
+        save(segmentations(plain, batch.masks, logits.argmax(1).cpu(), self.queries.classes), folder / "masks.png")
 
     def sample(self) -> Tensor:
         """A few held-out pictures, normalised, on the CPU: an export is compared on them."""

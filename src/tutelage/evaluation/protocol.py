@@ -1,6 +1,5 @@
 """How good an encoder is, beside raw pixels and the same encoder untrained, by one protocol or by several in one pass."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from torch import nn
 
 from tutelage.config import Settings
 from tutelage.data.index import Data, Pictures, open_data
-from tutelage.errors import DataError, MachineError, SettingsError, nearest
+from tutelage.errors import DataError, SettingsError, nearest
 from tutelage.evaluation.features import Say, features, logits_of, pixel_features, untrained
 from tutelage.evaluation.knn import KNNSettings, score_knn
 from tutelage.evaluation.linear import CachedSettings, MAESettings, score_cached, share, train_mae
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes, score_low_shot
 from tutelage.evaluation.parts import Parts, Seen, labelled_parts
-from tutelage.evaluation.result import Evaluation, Row, Score
+from tutelage.evaluation.result import Evaluation, Row, Score, remember
 from tutelage.export import Encoder, load_classifier, load_encoder
 
 VERSION = 1
@@ -105,7 +104,7 @@ def evaluate_all(
         )
         for i, settings in enumerate(protocols)
     ]
-    _remember(Path(where).expanduser(), evaluations)
+    remember(Path(where).expanduser(), evaluations)
     return evaluations
 
 
@@ -150,7 +149,7 @@ def evaluate_classifier(
         seconds=round(time.perf_counter() - start, 3),
         **_asked(where, classifier, opened, parts),
     )
-    _remember(Path(where).expanduser(), [found])
+    remember(Path(where).expanduser(), [found])
     return found
 
 
@@ -259,18 +258,3 @@ class _Judge:
                 for part in (seen.held_out, seen.test)
             )
         return Score(held_out, test, {})
-
-
-def _remember(where: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Append the results to evaluations.jsonl where the encoder is a run."""
-    if not (where / "settings.json").is_file():
-        return
-    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    lines = [json.dumps({"time": now, **one.to_json()}) + "\n" for one in evaluations]
-    try:
-        with (where / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(lines)
-    except OSError as error:
-        raise MachineError(
-            "R-03", f"{where}/evaluations.jsonl cannot be written: {error.strerror or error}."
-        ) from error

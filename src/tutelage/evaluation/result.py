@@ -1,8 +1,13 @@
 """What an evaluation found, as values for a program and as lines for a reader."""
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from tutelage.errors import MachineError
 
 
 class Score(NamedTuple):
@@ -82,12 +87,16 @@ class Evaluation:
         ]
         lines += [line for row in self.rows for line in _lines(row)]
         lines += [f"  note: {note}" for note in self.notes]
-        what = "  <: the token that is better on held-out pictures; its test accuracy is the result"
-        return [*lines, what, f"accuracy {100 * self.accuracy:.2f} % ({self.encoder}, {self.seconds:.1f} s)"]
+        if any(len(row.scores) > 1 for row in self.rows):
+            lines.append("  <: the token that is better on held-out pictures; its test accuracy is the result")
+        what = "mIoU" if self.protocol.startswith("segmentation") else "accuracy"
+        return [*lines, f"{what} {100 * self.accuracy:.2f} % ({self.encoder}, {self.seconds:.1f} s)"]
 
 
 def _lines(row: Row) -> Iterator[str]:
-    """A line for each token; where there are deviations, the accuracy and deviation of each k behind it."""
+    """A line for each token; where there are deviations, the accuracy and deviation of each k behind it; for masks one for
+    each class.
+    """
     for token, score in row.scores.items():
         mark = "<" if token == row.token and len(row.scores) > 1 else ""
         name = row.name if token == next(iter(row.scores)) else ""
@@ -95,3 +104,20 @@ def _lines(row: Row) -> Iterator[str]:
         by_k = ", ".join(f"k={k} {100 * test[k]:.1f}±{100 * std[k]:.1f}" for k in std)
         line = f"  {name:<18} {token:<7} {100 * score.held_out:>9.2f} {100 * score.test:>7.2f} {mark:<2}{by_k}"
         yield line.rstrip()
+        for of, iou in score.details.get("iou", {}).items():
+            yield f"    {of:<34} {'' if iou is None else f'{100 * iou:.2f}':>7}"
+
+
+def remember(where: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Append the results to evaluations.jsonl where the encoder is a run."""
+    if not (where / "settings.json").is_file():
+        return
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    lines = [json.dumps({"time": now, **one.to_json()}) + "\n" for one in evaluations]
+    try:
+        with (where / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise MachineError(
+            "R-03", f"{where}/evaluations.jsonl cannot be written: {error.strerror or error}."
+        ) from error

@@ -1,0 +1,75 @@
+"""How well a segmentation run names the pixels of pictures it was not trained on: mean intersection over union."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from tutelage.confusion import Overlap, confusion, overlap
+from tutelage.data.index import Pictures, open_data
+from tutelage.errors import DataError
+from tutelage.evaluation.features import Say, normalised
+from tutelage.evaluation.parts import Parts
+from tutelage.evaluation.result import Evaluation, Row, Score, remember
+from tutelage.segmenter import Segmenter, load_segmenter
+
+VERSION = 1
+"""Goes up when the protocol's numbers change."""
+
+
+def evaluate_segmentation(
+    where: str, data: str, *, device: torch.device | str | None = None, say: Say | None = None
+) -> Evaluation:
+    """MIoU of the segmenter of a run on held-out and on test pictures with masks, each whole, at its own size.
+
+    Pixels are pooled over the pictures. Raises CheckpointError where there is no segmenter, DataError D-34 for a set
+    without masks, D-36 where its classes are others.
+    """
+    start, segmenter = time.perf_counter(), load_segmenter(where)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    opened = open_data(data, annotation="masks")
+    if opened.train.classes != segmenter.classes:
+        raise DataError(
+            "D-36",
+            f"{where} names {len(segmenter.classes)} classes of pixels, not the {len(opened.train.classes)} of {data}.",
+            todo="Evaluate it on a set with its classes.",
+        )
+    segmenter.method.to(device)
+    parts = Parts(opened.train.labelled(), opened.held_out.labelled(), opened.test.labelled())
+    held_out, test = (_overlap(segmenter, part, device, say) for part in (parts.held_out, parts.test))
+    found_iou = zip(segmenter.classes, test.iou.tolist(), strict=True)
+    iou = {name: None if math.isnan(value) else round(value, 4) for name, value in found_iou}
+    score = Score(held_out.miou, test.miou, {"pixel_accuracy": test.accuracy, "iou": iou})
+    found = Evaluation(
+        protocol=f"segmentation/{VERSION}",
+        settings={},
+        encoder=where,
+        origin=segmenter.origin,
+        teacher=None,
+        architecture=segmenter.method.settings.head,
+        data=opened.name,
+        fingerprint=opened.fingerprint,
+        pictures={name: len(part) for name, part in parts._asdict().items()},
+        num_classes=len(segmenter.classes),
+        rows=(Row("segmenter", {"mIoU": score}),),
+        notes=tuple(note for note in opened.found.notes if "testing" in note or "held out" in note),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+    remember(Path(where).expanduser(), [found])
+    return found
+
+
+def _overlap(segmenter: Segmenter, pictures: Pictures, device: torch.device | str, say: Say | None) -> Overlap:
+    num_classes = len(segmenter.classes)
+    table = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for i in range(len(pictures)):
+        number, picture = pictures.fetch(i)
+        mask = pictures.mask(number)
+        assert mask is not None
+        x = normalised(picture[None].to(device), segmenter.statistics, segmenter.channels)[0]
+        logits = segmenter.logits(x)
+        table += confusion(logits.argmax(0).cpu(), mask, num_classes)
+        if say:
+            say(f"segmentation  {i + 1:,} of {len(pictures):,} pictures")
+    return overlap(table)

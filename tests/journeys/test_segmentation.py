@@ -1,0 +1,136 @@
+"""Segmentation from a backbone to masks, through the command line in this process."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tutelage
+from shapes import CLASSES, VALUES, write_shapes
+from small_runs import FLAGS
+from tutelage.cli import main
+from tutelage.segmenter import load_segmenter
+
+SMALL = ["--batch-size=16", "--log-steps=1", "--monitors=2", "--method.channels=8", "--method.auxiliary-channels=8"]
+SIZE = ["--backbone.image-size=24", "--backbone.patch-size=4"]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "mae"
+    words = ["pretrain", "mae-quickstart", "--data=digits", f"--out={out}", "--steps=2", *FLAGS]
+    assert main(words) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From scratch, and long enough to learn where something is."""
+    out = tmp_path_factory.mktemp("runs") / "segment"
+    size = [*SIZE, "--backbone.width=32", "--backbone.depth=2", "--backbone.heads=2"]
+    words = [
+        "pretrain",
+        "segment-quickstart",
+        f"--data={shapes}",
+        f"--out={out}",
+        "--steps=80",
+        "--optim.base-lr=0.05",
+        *SMALL,
+        *size,
+    ]
+    assert main(words) == 0
+    return out
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_it_learns_where_something_is_and_says_how_well(run: Path, shapes: Path, capsys) -> None:
+    asked = lines(run / "monitors.jsonl")
+    assert asked[-1]["miou"] > max(0.45, asked[0]["miou"] + 0.15) and asked[-1]["pixel_accuracy"] > 0.8
+    assert "knn_accuracy" not in asked[-1], "there is no class of a picture"
+    best = json.loads(next(run.glob("checkpoints/*/BEST")).read_text())
+    assert best["knn_accuracy"] == max(line["miou"] for line in asked[1:])
+    assert (run / "pictures/masks.png").is_file()
+
+    assert main(["evaluate", "segmentation", str(run), f"--data={shapes}", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["accuracy"] == found["rows"][0]["scores"]["mIoU"]["test"] > 0.4
+    assert list(found["rows"][0]["scores"]["mIoU"]["details"]["iou"]) == list(CLASSES)
+    assert "    disc" in said.err and "mIoU" in said.err
+    assert lines(run / "evaluations.jsonl")[-1]["protocol"] == "segmentation/1"
+
+
+def test_the_segmenter_that_is_loaded_says_what_the_run_said(run: Path, shapes: Path) -> None:
+    segmenter = load_segmenter(str(run))
+    assert segmenter.classes == CLASSES and segmenter.values == VALUES and segmenter.size == (24, 24)
+    picture = torch.from_numpy(np.asarray(Image.open(shapes / "images/test/000.png")).copy()).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in segmenter.statistics)
+    assert segmenter.logits((picture - mean) / std).shape == (3, 20, 24)
+    exported = [line for line in lines(run / "events.jsonl") if line.get("folder") == "segmenter"]
+    assert exported[-1]["largest_difference"] < 1e-4
+
+
+def test_it_begins_from_an_encoder_at_a_size_of_its_own(pretrained: Path, shapes: Path, tmp_path: Path, capsys) -> None:
+    words = ["segment", str(pretrained), f"--data={shapes}", f"--out={tmp_path / 'run'}", "--steps=2", *SMALL]
+    assert main([*words, "--backbone.image-size=24"]) == 0
+    said = capsys.readouterr().err
+    assert "encoder tensors loaded" in said and "positions 4x4 -> 6x6" in said
+    assert "tutelage evaluate segmentation" in said
+    settings = json.loads((tmp_path / "run/settings.json").read_text())
+    assert settings["backbone"]["width"] == 16 and settings["backbone"]["positions"] == "learned"
+    again = tutelage.segment(
+        pretrained,
+        shapes,
+        tmp_path / "b",
+        steps=1,
+        batch_size=16,
+        backbone={"image_size": 24},
+        method={"head": "linear"},
+    )
+    assert load_segmenter(str(again)).method.settings.head == "linear"
+
+
+def test_the_size_is_the_recipes_made_a_multiple_of_the_patch(pretrained: Path) -> None:
+    from tutelage.api import downstream_settings
+
+    assert downstream_settings("segment", str(pretrained), "segment-quickstart").backbone.image_size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["segment", "RUN", "--data=digits"], 3, "D-34: digits has no pictures with masks"),
+        (["segment", "RUN", "--data=SHAPES", "--recipe=finetune-quickstart"], 2, "is no recipe of segment"),
+        (["evaluate", "segmentation", "RUN", "--data=SHAPES"], 4, "K-07: RUN has no segmenter"),
+        (
+            ["evaluate", "segmentation", "SEG", "--data=SHAPES", "--epochs=3"],
+            2,
+            "C-40: epochs belongs to other protocols",
+        ),
+        (["evaluate", "segmentation", "SEG", "--data=OTHER"], 3, "D-36: SEG names 3 classes of pixels, not the 4"),
+        (["evaluate", "classifier", "SEG", "--data=digits"], 4, "K-07"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    words: list[str], code: int, told: str, pretrained: Path, run: Path, shapes: Path, tmp_path: Path, capsys
+) -> None:
+    other = write_shapes(tmp_path / "other", {"train": 10, "test": 4})
+    (other / "classes.csv").unlink()
+    places = {"RUN": pretrained, "SEG": run, "SHAPES": shapes, "OTHER": other}
+    for name, place in places.items():
+        words = [word.replace(name, str(place)) for word in words]
+        told = told.replace(name, str(place))
+    assert main([*words, *([f"--out={tmp_path / 'out'}"] if words[0] == "segment" else [])]) == code
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out" / "checkpoints").exists()
