@@ -13,16 +13,16 @@ from rich.console import Console
 
 from tutelage import recipes
 from tutelage.config import Count, NonNegativeInt, Settings, merged
-from tutelage.encoder import is_relative, own_patch_size, pair
+from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
 from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
-from tutelage.errors import CheckpointError, SettingsError, Stopped, no_memory, printable
+from tutelage.errors import SettingsError, Stopped, no_memory, printable
 from tutelage.evaluation import protocol as protocols
 from tutelage.evaluation.low_shot import LowShotSettings
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.result import Evaluation
 from tutelage.evaluation.segmentation import evaluate_segmentation
-from tutelage.export import Encoder, load_encoder, write_timm
+from tutelage.export import Encoder, Format, export, load_encoder
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
 from tutelage.transfer import backbone_of
@@ -62,16 +62,18 @@ class EvaluateOptions(Settings):
 
 
 class ExportOptions(Settings):
-    """Write an encoder for others to use: `tutelage export ENCODER --out DIR`."""
+    """Write an encoder or classifier for others to use: `tutelage export ENCODER --out DIR`."""
 
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
     out: Path
     """The folder to write."""
-    to: Literal["timm"] = "timm"
-    """Format."""
+    to: Format = "timm"
+    """What loads it: timm, or of the extras tutelage[transformers] and tutelage[onnx] transformers or onnxruntime."""
     teacher: str | None = None
     """Export a teacher of a run (or its student) instead of the encoder it hands on."""
+    encoder_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out the classifier that a run trained, and in transformers MAE's decoder."""
 
 
 class PredictOptions(Settings):
@@ -335,18 +337,15 @@ def _evaluated(
 
 
 def export_with(options: ExportOptions) -> None:
-    """Write a timm folder, and say how nearly it computes the same."""
-    encoder = load_encoder(options.encoder, teacher=options.teacher)
-    if is_relative(encoder.vit):
-        raise CheckpointError(
-            "X-03",
-            f"{options.encoder} has relative positions, which no model of timm's has.",
-            "timm would refuse the folder.",
-            "Use tutelage.load_encoder, or train with --backbone.positions sincos.",
-        )
-    difference = write_timm(encoder.vit, options.out, encoder.statistics, architecture=encoder.architecture)
-    print(f"{options.out}: features differ by at most {difference:.1e} from {encoder.origin}", file=sys.stderr)
-    print(f'load it: timm.create_model("local-dir:{options.out}", pretrained=True)', file=sys.stderr)
+    """Write a folder for another library, and say what it is and how nearly it computes the same."""
+    done = export(options.encoder, options.out, options.to, teacher=options.teacher, encoder_only=options.encoder_only)
+    print(
+        f"{options.out}: {done.what}; outputs differ by at most {done.difference:.1e} from {done.origin}",
+        file=sys.stderr,
+    )
+    if done.note:
+        print(f"note: {done.note}", file=sys.stderr)
+    print(f"load it: {done.load}", file=sys.stderr)
 
 
 def predict_with(options: PredictOptions) -> Path:

@@ -1,8 +1,6 @@
 """What a segmentation run hands on: encoder and decoder in a folder, and the classes of a whole picture's pixels."""
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +14,12 @@ from torch.nn import functional as F
 from tutelage.config import Settings, read_json
 from tutelage.data.index import Statistics
 from tutelage.encoder import BackboneSettings, build_vit
-from tutelage.errors import CheckpointError, MachineError, NumericsError
+from tutelage.errors import CheckpointError
+from tutelage.export.proof import to_compare, write_proven
 from tutelage.foreign import read_safetensors
 from tutelage.methods.segmentation import Segmentation, SegmentationSettings, to_pixels
 
 FILE, TENSORS = "segmenter.json", "model.safetensors"
-LARGEST_DIFFERENCE = 1e-4
-"""Between logits before and after writing."""
 
 
 class _Described(Settings):
@@ -80,45 +77,25 @@ def _starts(length: int, window: int) -> list[int]:
 def write_segmenter(segmenter: Segmenter, folder: Path, backbone: BackboneSettings, sample: Tensor) -> float:
     """Write a folder that `load_segmenter` reads, compared on a `sample` of normalised pictures; the largest difference.
 
-    Raises:
-        NumericsError: X-01, the logits differ by more than 1e-4; nothing is left behind.
-        MachineError: R-03, it cannot be written.
-
+    Raises what `write_proven` raises.
     """
     method = segmenter.method
     described = _Described(
         backbone=backbone, method=method.settings, channels=segmenter.channels, classes=segmenter.classes,
         values=segmenter.values, mean=segmenter.statistics.mean, std=segmenter.statistics.std,
     )  # fmt: skip
-    temporary = folder.parent / f".{folder.name}-{os.getpid()}"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        (temporary / FILE).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        tensors = {
-            name: tensor.detach().cpu().float().contiguous().clone() for name, tensor in method.state_dict().items()
-        }
-        save_file(tensors, temporary / TENSORS, metadata={"format": "pt"})
-        difference = _difference(method, load_segmenter(str(temporary)).method, sample)
-        if not difference <= LARGEST_DIFFERENCE:
-            raise NumericsError("X-01", f"the logits of the written segmenter differ by {difference:.2g}.")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        return difference
-    except OSError as error:
-        raise MachineError("R-03", f"{folder} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
+    def write(place: Path) -> None:
+        (place / FILE).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        tensors = {name: tensor.cpu().float().contiguous().clone() for name, tensor in method.state_dict().items()}
+        save_file(tensors, place / TENSORS, metadata={"format": "pt"})
 
-@torch.no_grad()
-def _difference(ours: Segmentation, theirs: Segmentation, sample: Tensor) -> float:
-    device = next(ours.parameters()).device
-    training = ours.training
-    x = sample.to(device)
-    here = ours.eval().logits(x.to(next(ours.parameters()).dtype)).cpu().float()
-    ours.train(training)
-    return float((here - theirs.logits(sample)).abs().max())
+    @torch.no_grad()
+    def difference(place: Path) -> float:
+        theirs = load_segmenter(str(place)).method
+        return float((to_compare(method).logits(sample) - theirs.logits(sample)).abs().max())
+
+    return write_proven(folder, write, difference, reader="tutelage", todo="Please report it.", mark=FILE)
 
 
 def load_segmenter(where: str) -> Segmenter:

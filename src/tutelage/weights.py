@@ -7,11 +7,11 @@ tensors and nothing else (`tutelage.foreign`).
 import hashlib
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -28,6 +28,7 @@ from tutelage.foreign import read_pickled, read_safetensors
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PATCHES = "patch_embed.proj.weight"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,20 +114,25 @@ def _read(where: str, teacher: str | None) -> Weights:
 
 def _from_run(path: Path, teacher: str | None) -> Weights:
     """Its exported encoder, or while it is not finished its newest whole checkpoint."""
-    with _reading(path):
+    with reading(path):
         handed = _handed_on(read_json(path / "settings.json"))
     folder = path / ("encoder" if teacher in (None, handed) else f"encoder-{teacher}")
     if (folder / "config.json").is_file():
         return replace(_from_timm_folder(folder), network=teacher or handed)
+    return newest_checkpoint(path, lambda checkpoint: _from_checkpoint(checkpoint, teacher))
+
+
+def newest_checkpoint(run: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of the newest checkpoint of a run, or where that is damaged (K-10) of one before."""
     error = CheckpointError(
-        "K-03", f"the run {path} has no encoder and no checkpoint yet.", todo="Let it go on for a while."
+        "K-03", f"the run {run} has no encoder and no checkpoint yet.", todo="Let it go on for a while."
     )
     tried: set[Path] = set()
-    while found := set((path / "checkpoints").glob("step-[0-9]*/MANIFEST.json")) - tried:  # while it trains they change
+    while found := set((run / "checkpoints").glob("step-[0-9]*/MANIFEST.json")) - tried:  # while it trains they change
         newest = max(found, key=lambda file: int(file.parent.name[5:]))
         tried.add(newest)
         try:
-            return _from_checkpoint(newest.parent.resolve(), teacher)
+            return read(newest.parent.resolve())
         except CheckpointError as damaged:
             if damaged.code != "K-10":
                 raise
@@ -139,17 +145,21 @@ def _handed_on(settings: dict[str, Any]) -> str:
     return str(settings["method"].get("hands_on", "student"))
 
 
-def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
-    run = path.parent.parent
-    with _reading(path):
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint's networks. Raises CheckpointError K-10 where it is not as it was written."""
+    with reading(path):
         expected = read_json(path / "MANIFEST.json")["files"]["model.safetensors"]
         data = (path / "model.safetensors").read_bytes()
         if len(data) != expected["size"]:
             raise ValueError(f"model.safetensors has {len(data):,} of {expected['size']:,} bytes")
         if hashlib.sha256(data).hexdigest() != expected["sha256"]:
             raise ValueError("model.safetensors does not have the hash it was written with")
-        tensors = load(data)
-    with _reading(run):
+        return load(data)
+
+
+def _from_checkpoint(path: Path, teacher: str | None) -> Weights:
+    run, tensors = path.parent.parent, read_checkpoint(path)
+    with reading(run):
         settings = read_json(run / "settings.json")
         backbone, network = BackboneSettings.model_validate(settings["backbone"]), teacher or _handed_on(settings)
         known = read_json(run / "data.json")
@@ -176,7 +186,7 @@ def _from_timm_folder(path: Path) -> Weights:
             "Other files could run code when they are read.",
             "Convert it with timm.",
         )
-    with _reading(path):
+    with reading(path):
         config = read_json(path / "config.json")
         tensors = read_safetensors(path / "model.safetensors")
         pretrained = config.get("pretrained_cfg", config)
@@ -262,7 +272,7 @@ def check_class_token(model: nn.Module, name: str) -> None:
 
 def _from_file(path: Path, teacher: str | None) -> Weights:
     """A file of tensors: an official MAE, SdAE or RC-MAE checkpoint, or any safetensors."""
-    with _reading(path):
+    with reading(path):
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     taken, others = _encoder_of(tensors, teacher, str(path))
@@ -303,7 +313,7 @@ def _offer(teacher: str, prefixes: list[str]) -> str:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Whatever goes wrong while reading `path` is told as damage to it."""
     try:
         yield

@@ -1,9 +1,6 @@
-"""Encoders out as folders, for timm, with a proof: each is loaded back and compared before it is given its name."""
+"""Encoders and classifiers out as folders for timm."""
 
-import copy
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,8 @@ from torch import Tensor, nn
 
 from tutelage.data.index import Statistics
 from tutelage.encoder import is_relative, patch_of
-from tutelage.errors import CheckpointError, MachineError, NumericsError
-from tutelage.transfer import Coverage, Encoder, init_from, load_classifier, load_encoder
-
-__all__ = ["Coverage", "Encoder", "init_from", "load_classifier", "load_encoder", "model_arguments", "write_timm"]
-
-LARGEST_DIFFERENCE = 1e-4
-"""Between features before and after an export; float32 on one machine gives 0."""
+from tutelage.export.proof import noise, to_compare, write_proven
+from tutelage.transfer import load_classifier, load_encoder
 
 
 def write_timm(
@@ -44,32 +36,20 @@ def write_timm(
     (`encoder.with_head`) is written with its head and the names of its `classes`.
 
     Raises:
-        NumericsError: the features differ by more than 1e-4; nothing is left behind.
-        CheckpointError: the folder is there and is no export.
-        MachineError: the folder cannot be written.
+        NumericsError: X-01, the features differ by more than 1e-4; nothing is left behind.
+        CheckpointError: X-02, the folder is there and is no export.
+        MachineError: R-03, the folder cannot be written.
 
     """
-    if folder.exists() and not (folder / "config.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(
-            "X-02", f"{folder} is there and is no export.", "It would be lost.", "Name another folder."
-        )
-    temporary = folder.parent / f".{folder.name}-{os.getpid()}"
-    try:
-        _write_folder(vit, temporary, statistics, architecture, {"label_names": list(classes), **(card or {})})
-        difference = _difference(vit, temporary, pictures)
-        if not difference <= LARGEST_DIFFERENCE:
-            raise NumericsError(
-                "X-01",
-                f"timm's features of the exported encoder differ by {difference:.2g}, more than {LARGEST_DIFFERENCE:g}.",
-                f"'{architecture}' does not compute what was trained, so nothing was exported.",
-                "Give the architecture that the run was trained with.",
-            )
-        _replace(temporary, folder)
-        return difference
-    except OSError as error:
-        raise MachineError("R-03", f"{folder} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return write_proven(
+        folder,
+        lambda place: _write_folder(
+            vit, place, statistics, architecture, {"label_names": list(classes), **(card or {})}
+        ),
+        lambda place: _difference(vit, place, pictures),
+        reader="timm",
+        todo=f"Give the architecture that the run was trained with, not '{architecture}'.",
+    )
 
 
 def model_arguments(vit: VisionTransformer) -> dict[str, Any]:
@@ -90,8 +70,6 @@ def model_arguments(vit: VisionTransformer) -> dict[str, Any]:
 def _write_folder(
     vit: VisionTransformer, folder: Path, statistics: Statistics, architecture: str, card: dict[str, Any]
 ) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     arguments = model_arguments(vit)
     size = arguments["img_size"]
     pretrained = {
@@ -134,20 +112,20 @@ def _write_folder(
 def _readme(architecture: str, pretrained: dict[str, Any], card: dict[str, Any], load: str) -> str:
     facts = {"architecture": architecture, "mean": pretrained["mean"], "std": pretrained["std"], **card}
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    classes = pretrained["num_classes"]
+    task = "image-classification" if classes else "image-feature-extraction"
+    what = f"of {classes} classes" if classes else "without a classifier"
     return (
-        f"---\nlibrary_name: timm\npipeline_tag: image-feature-extraction\nlicense: {pretrained['license']}\n"
-        "tags: [timm, image-feature-extraction, tutelage]\n---\n\n"
-        f"# {architecture}.{pretrained['tag']}\n\nA Vision Transformer without a classifier, pretrained with tutelage.\n\n"
+        f"---\nlibrary_name: timm\npipeline_tag: {task}\nlicense: {pretrained['license']}\n"
+        f"tags: [timm, {task}, tutelage]\n---\n\n"
+        f"# {architecture}.{pretrained['tag']}\n\nA Vision Transformer {what}, trained with tutelage.\n\n"
         f"```python\nmodel = {load}\n```\n\n{lines}\n"
     )
 
 
 def _difference(vit: VisionTransformer, folder: Path, pictures: Tensor | None) -> float:
     """The largest difference between the features of `vit` and of what is loaded from `folder`; inf where timm cannot."""
-    ours = copy.deepcopy(vit).cpu().float().eval()
-    if pictures is None:
-        shape = (4, ours.patch_embed.proj.in_channels, *ours.patch_embed.img_size)
-        pictures = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    ours = to_compare(vit)
     try:
         if is_relative(vit):
             theirs = (load_classifier if ours.num_classes else load_encoder)(str(folder)).vit
@@ -155,15 +133,8 @@ def _difference(vit: VisionTransformer, folder: Path, pictures: Tensor | None) -
             theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except RuntimeError:  # of another shape, or unknown to timm
         return float("inf")
-    x = pictures.detach().cpu().float()
+    x = (noise(ours) if pictures is None else pictures).detach().cpu().float()
     with torch.no_grad():
-        features = (ours.forward_features(x) - theirs.forward_features(x)).abs().max()
-        return float(max(features, (ours(x) - theirs(x)).abs().max()) if ours.num_classes else features)
-
-
-def _replace(new: Path, folder: Path) -> None:
-    old = folder.parent / f".{folder.name}-{os.getpid()}-old"
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        differ = (ours.forward_features(x) - theirs.forward_features(x)).abs().max()
+        # NOTE torch's maximum keeps what is not a number; Python's may not
+        return float(torch.maximum(differ, (ours(x) - theirs(x)).abs().max()) if ours.num_classes else differ)
