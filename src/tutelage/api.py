@@ -174,6 +174,9 @@ Task = Literal["finetune", "segment"]
 """What an encoder is put to: each is a command, and the recipes whose names begin with it are its own."""
 
 
+_LEARNING = {"finetune": "fine-tuning", "segment": "segmentation"}
+
+
 def downstream_settings(task: Task, encoder: str, recipe: str, teacher: str | None = None) -> RunSettings[Any]:
     """The settings of a recipe of a task that begins from an encoder, with the backbone that fits it.
 
@@ -183,7 +186,9 @@ def downstream_settings(task: Task, encoder: str, recipe: str, teacher: str | No
     settings: RunSettings[Any] = recipes.load(recipe)
     fitting = [name for name in recipes.names() if name.startswith(task)]
     if recipe not in fitting:
-        raise SettingsError("C-06", f"'{recipe}' is no recipe of {task}.", todo=f"Use --recipe {', '.join(fitting)}.")
+        raise SettingsError(
+            "C-06", f"'{recipe}' is no recipe of {_LEARNING[task]}.", todo=f"Use --recipe {', '.join(fitting)}."
+        )
     backbone = backbone_of(encoder, teacher) or settings.backbone
     changes: dict[str, Any] = {"drop_path": settings.backbone.drop_path}
     if task == "segment":

@@ -111,7 +111,7 @@ def test_the_size_is_the_recipes_made_a_multiple_of_the_patch(pretrained: Path) 
     ("words", "code", "told"),
     [
         (["segment", "RUN", "--data=digits"], 3, "D-34: digits has no pictures with masks"),
-        (["segment", "RUN", "--data=SHAPES", "--recipe=finetune-quickstart"], 2, "is no recipe of segment"),
+        (["segment", "RUN", "--data=SHAPES", "--recipe=finetune-quickstart"], 2, "is no recipe of segmentation"),
         (["evaluate", "segmentation", "RUN", "--data=SHAPES"], 4, "K-07: RUN has no segmenter"),
         (
             ["evaluate", "segmentation", "SEG", "--data=SHAPES", "--epochs=3"],
