@@ -5,60 +5,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
 
 from tutelage import recipes
-from tutelage.config import Count, NonNegativeInt, Settings, merged
+from tutelage.config import NonNegativeInt, Settings, merged
 from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
 from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
 from tutelage.errors import SettingsError, Stopped, no_memory, printable
-from tutelage.evaluation import protocol as protocols
-from tutelage.evaluation.low_shot import LowShotSettings
+from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
+from tutelage.evaluation.protocol import Name
 from tutelage.evaluation.result import Evaluation
-from tutelage.evaluation.segmentation import evaluate_segmentation
 from tutelage.export import Encoder, Format, export, load_encoder
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
 from tutelage.transfer import backbone_of
 
 __all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain", "segment"]
-
-
-class EvaluateOptions(Settings):
-    """How good an encoder is: `tutelage evaluate knn|linear|low-shot|all|classifier ENCODER --data DATA`."""
-
-    protocol: tyro.conf.Positional[Literal["knn", "linear", "low-shot", "all", "classifier", "segmentation"]]
-    """knn: neighbours vote. linear: a classifier on frozen features. low-shot: one on few pictures. all: these in one pass.
-    classifier, segmentation: the one that a run trained itself."""
-    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a checkpoint, a timm folder, or timm:NAME."""
-    data: Annotated[str, tyro.conf.arg(metavar="DATA")]
-    """With labels: a folder, a list or CSV file, or a named set."""
-    labels: str | None = None
-    """Labels of a table (labels.csv) instead of the set's own, or as many (40, 10%) of its training labels."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON on standard output; of all, a list."""
-    linear_protocol: Annotated[Literal["cached", "mae"], tyro.conf.arg(name="protocol")] = "cached"
-    """linear only: features computed once, or the published protocol with augmentation."""
-    baselines: bool = True
-    """Beside raw pixels and the same encoder untrained."""
-    teacher: str | None = None
-    """Evaluate a teacher of a run (or its student) instead of the encoder it hands on: reconstruction_teacher, ..."""
-    epochs: Count | None = None
-    """Epochs of the linear classifier; by default the protocol's 90."""
-    train_pictures: Count | None = None
-    """Use so many of the labelled training pictures, evenly spread, to be quicker; by default all."""
-    device: Literal["cpu", "cuda"] | None = None
-    """By default cuda where there is one."""
-    workers: NonNegativeInt = 0
-    """Threads that prepare pictures ahead; 0 prepares them as they are needed."""
-    low_shot: LowShotSettings = LowShotSettings()
 
 
 class ExportOptions(Settings):
@@ -137,23 +105,21 @@ def _changed(settings: RunSettings[Any], changes: dict[str, Any]) -> RunSettings
 
 
 def evaluate(
-    protocol: protocols.Name | Literal["classifier", "segmentation"],
+    protocol: Name | Literal["classifier", "robustness", "segmentation"],
     encoder: str | Path,
     data: str | Path,
     **options: Any,
 ) -> Evaluation:
-    """Accuracy of an encoder (or of the classifier of a run) on labelled pictures; `options` are those of `EvaluateOptions`."""
-    if protocol == "classifier" or protocol == "segmentation":
-        chosen = EvaluateOptions(protocol=protocol, encoder=str(encoder), data=str(data), **options)
-        return (_classifier if protocol == "classifier" else _segmentation)(chosen, say=None)
-    return evaluate_all((protocol,), encoder, data, **options)[0]
+    """Accuracy of an encoder (or of the classifier of a run) on labelled pictures; `options` are those of `EvaluateOptions`.
+
+    That of "robustness" is on corrupted pictures, and its `mean("corruption_error")` the mean corruption error in per cent.
+    """
+    return evaluations(EvaluateOptions(protocol=protocol, encoder=str(encoder), data=str(data), **options))[0]
 
 
-def evaluate_all(
-    names: Sequence[protocols.Name], encoder: str | Path, data: str | Path, **options: Any
-) -> list[Evaluation]:
+def evaluate_all(names: Sequence[Name], encoder: str | Path, data: str | Path, **options: Any) -> list[Evaluation]:
     """Accuracy by several protocols with one pass over the pictures: `evaluate_all(("knn", "low-shot"), run, "photos")`."""
-    return _evaluated(names, EvaluateOptions(protocol="all", encoder=str(encoder), data=str(data), **options), say=None)
+    return by_features(names, EvaluateOptions(protocol="all", encoder=str(encoder), data=str(data), **options))
 
 
 def starting_settings(recipe: str | None, file: str | None) -> RunSettings[Any]:
@@ -285,60 +251,9 @@ def _verdict_on(folder: Path) -> str:
 
 def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
     """Evaluate by one protocol or by all, with the tables on standard error."""
-    if options.protocol == "classifier":
-        results = [_classifier(options, say=_every_few_seconds())]
-    elif options.protocol == "segmentation":
-        results = [_segmentation(options, say=_every_few_seconds())]
-    else:
-        names = get_args(protocols.Name) if options.protocol == "all" else (options.protocol,)
-        results = _evaluated(names, options, say=_every_few_seconds())
+    results = evaluations(options, _every_few_seconds())
     print("\n\n".join("\n".join(result.table()) for result in results), file=sys.stderr)
     return results
-
-
-_OF_CLASSIFIERS = {"protocol", "encoder", "data", "labels", "json_output", "baselines", "device", "workers"}
-"""Options that a classifier heeds; --no-baselines asks for what it does anyway."""
-
-
-def _segmentation(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
-    _refuse_others(options, _OF_CLASSIFIERS - {"labels", "workers"})
-    return evaluate_segmentation(options.encoder, options.data, device=options.device, say=say)
-
-
-def _refuse_others(options: EvaluateOptions, heeded: set[str]) -> None:
-    given = {name for name, value in options if value != EvaluateOptions.model_fields[name].default}
-    if others := sorted(given - heeded):
-        raise SettingsError(
-            "C-40",
-            f"{', '.join(others)} belong{'s' * (len(others) == 1)} to other protocols, not to {options.protocol}.",
-            "It is asked as the run trained it.",
-        )
-
-
-def _classifier(options: EvaluateOptions, say: Callable[[str], None] | None) -> Evaluation:
-    _refuse_others(options, _OF_CLASSIFIERS)
-    return protocols.evaluate_classifier(
-        options.encoder, options.data, labels=options.labels, device=options.device, workers=options.workers, say=say
-    )
-
-
-def _evaluated(
-    names: Sequence[protocols.Name], options: EvaluateOptions, say: Callable[[str], None] | None
-) -> list[Evaluation]:
-    return protocols.evaluate_all(
-        protocols.protocols_of(
-            names, linear_protocol=options.linear_protocol, epochs=options.epochs, low_shot=options.low_shot
-        ),
-        options.encoder,
-        options.data,
-        baselines=options.baselines,
-        labels=options.labels,
-        teacher=options.teacher,
-        train_pictures=options.train_pictures,
-        device=options.device,
-        workers=options.workers,
-        say=say,
-    )
 
 
 def export_with(options: ExportOptions) -> None:

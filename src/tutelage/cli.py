@@ -19,7 +19,7 @@ HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
 usage: tutelage COMMAND ...
 
   pretrain RECIPE --data DATA          learn a backbone from pictures without labels; the same command goes on
-  evaluate knn|linear|low-shot|all|classifier|segmentation ENCODER --data DATA
+  evaluate knn|linear|low-shot|all|classifier|segmentation|robustness ENCODER --data DATA
                                        say how good an encoder is, beside raw pixels and an untrained one
   finetune ENCODER --data DATA         learn to classify, from labels, on from a backbone
   segment ENCODER --data FOLDER        learn which pixel is what, from masks, on from a backbone
@@ -190,9 +190,10 @@ def _train(default: "RunSettings[Any]", words: list[str], out: str | None, comma
 
 def _evaluate(words: list[str]) -> int:
     from tutelage import api
+    from tutelage.evaluation.asking import EvaluateOptions
     from tutelage.options import parse
 
-    options = parse(api.EvaluateOptions, words, command="tutelage evaluate")
+    options = parse(EvaluateOptions, words, command="tutelage evaluate")
     results = [result.to_json() for result in api.evaluate_with(options)]
     if options.json_output:
         print(json.dumps(results if options.protocol == "all" else results[0]))

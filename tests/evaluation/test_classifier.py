@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from tests.evaluation.small import COLOUR, NAME, small_vit
+from PIL import Image
+from tests.evaluation.small import COLOUR, GREY, NAME, small_vit
 from torch import nn
 
 from small_runs import TINY
@@ -77,14 +78,50 @@ def test_a_runs_classifier_is_judged_by_what_it_names_right(run):
 
 
 def test_a_classifier_of_other_classes_is_refused(run, tmp_path):
-    from PIL import Image
-
     for name in CLASSES:
         (tmp_path / name).mkdir()
         for i in range(12):
             Image.fromarray(np.full((16, 16), 20 * i, np.uint8)).save(tmp_path / name / f"{i}.png")
     with pytest.raises(DataError, match="D-26: .* tells 10 classes apart, which are not the 3"):
         api.evaluate("classifier", run, str(tmp_path))
+
+
+def some_digits(root, names):
+    """The digits of these names, as files: every picture, training and test; their number."""
+    digits, count = open_data("digits"), 0
+    for part in (digits.train, digits.held_out, digits.test):
+        for i in range(len(part)):
+            if (name := part.classes[part.labels[i]]) in names:
+                (root / name).mkdir(exist_ok=True)
+                Image.fromarray(part.read(i)[0].numpy()).save(root / name / f"{count}.png")
+                count += 1
+    return count
+
+
+def test_a_set_of_some_classes_is_asked_for_among_these(tmp_path):
+    """As ImageNet-A and ImageNet-R are: the answer is the most probable of their classes."""
+    names, data, place = ("2", "3", "7"), tmp_path / "digits", str(tmp_path / "c")
+    data.mkdir()
+    count = some_digits(data, names)
+    torch.manual_seed(1)
+    vit = with_head(small_vit(size=8, patch=2), nn.Linear(48, 10), "avg")
+    paths = sorted(data.rglob("*.png"))
+    pixels = torch.from_numpy(np.stack([np.array(Image.open(path)) for path in paths]))[:, None]
+    with torch.no_grad():
+        vit.head.bias -= vit(normalised(pixels, GREY, 1)).mean(dim=0)  # or its answer were always the same
+        said = vit(normalised(pixels, GREY, 1)).tolist()
+    write_timm(vit, tmp_path / "c", GREY, architecture=NAME, classes=tuple("0123456789"))
+    found = api.evaluate("classifier", place, str(data), all_pictures=True)
+    assert found.pictures == {"train": 0, "held_out": 0, "test": count} and found.num_classes == 3
+    assert any("3 of the classifier's 10 classes are asked for" in note for note in found.notes)
+    assert any(f"all {count} labelled pictures" in note for note in found.notes)
+    answers = [max(names, key=lambda name: logits[int(name)]) for logits in said]
+    right = [answer == path.parent.name for answer, path in zip(answers, paths, strict=True)]
+    assert len(set(answers)) > 1 and found.accuracy == pytest.approx(np.mean(right))
+    told = "\n".join(found.table())
+    assert "classifier         head" in told and found.to_json()["rows"][0]["scores"]["head"]["held_out"] is None
+    part = api.evaluate("classifier", place, str(data))
+    assert part.pictures["test"] < count / 4 and part.rows[0].scores["head"].held_out is not None
 
 
 def test_few_labels_teach_an_evaluation_too(run):

@@ -80,6 +80,18 @@ def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
             ["evaluate", "low-shot", "x", "--data=y", "--low-shot.draws=1"],
             "draws is 1: it should be greater than or equal",
         ),
+        (
+            ["evaluate", "knn", "x", "--data=y", "--baseline=z"],
+            "C-40: baseline belongs to robustness or classifier, not to knn.",
+        ),
+        (
+            ["evaluate", "robustness", "x", "--data=y", "--robustness.kinds=snwo"],
+            "C-02: Invalid choice 'snwo' for argument '--robustness.kinds'.",
+        ),
+        (
+            ["evaluate", "robustness", "x", "--data=y", "--robustness.severities=6"],
+            "C-02: robustness.severities.0 is 6: it should be less than or equal to 5.",
+        ),
         (["evaluate"], "C-02: Not enough arguments."),
         (["export", "x"], "C-02: --out is missing."),
         (

@@ -108,7 +108,7 @@ def batches(
     part = batch_size // micro_batches
     starts = range(first_step * batch_size, last_step * batch_size, part)
     jobs = (np.arange(start + rank, start + part, world, dtype=np.int64) for start in starts)
-    return _grouped(_ahead(stream.batch, jobs, workers), micro_batches)
+    return _grouped(ahead(stream.batch, jobs, workers), micro_batches)
 
 
 def eval_batches(
@@ -126,7 +126,7 @@ def eval_batches(
 
     count = len(pictures)
     jobs = (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
-    return _ahead(batch, jobs, workers)
+    return ahead(batch, jobs, workers)
 
 
 def _eval_sample(pictures: Pictures, i: int, size: tuple[int, int], num_patches: int) -> _Sample:
@@ -163,7 +163,7 @@ def _grouped(batches_: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 J = TypeVar("J")
 
 
-def _ahead(work: Callable[[J], T], jobs: Iterable[J], workers: int) -> Iterator[T]:
+def ahead(work: Callable[[J], T], jobs: Iterable[J], workers: int) -> Iterator[T]:
     """The results of `work` in the order of `jobs`; with workers, a bounded number of jobs ahead of the consumer."""
     if workers == 0:
         yield from map(work, jobs)

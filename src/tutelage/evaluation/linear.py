@@ -16,7 +16,7 @@ from tutelage.data.index import Pictures
 from tutelage.data.streams import PictureStream, batches
 from tutelage.data.views import SimpleView, ViewsSettings
 from tutelage.evaluation.features import Say, tokens_of
-from tutelage.evaluation.parts import Split
+from tutelage.evaluation.parts import Labelled, Split
 from tutelage.evaluation.result import Score
 from tutelage.export import Encoder
 
@@ -105,13 +105,32 @@ def train_cached(
     return CachedHeads(mean, std, weight, bias.unflatten(0, (g, k)))
 
 
-def score_cached(split: Split, num_classes: int, settings: CachedSettings) -> Score:
-    """The accuracy of the classifier that is best on held-out pictures; of equal ones the first."""
-    heads = train_cached(*split.train, num_classes, settings)
-    rates = [share(predicted, split.held_out.y) for predicted in heads.predict(split.held_out.x)]
+class Chosen(NamedTuple):
+    """Linear classifiers, and which of them is best on held-out pictures; of equal ones the first."""
+
+    heads: CachedHeads
+    best: int
+    held_out: float
+    """Its share of held-out pictures whose class is predicted."""
+
+    def predict(self, x: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
+        """The class that the best one gives each row."""
+        return self.heads.predict(x)[self.best]
+
+
+def choose_cached(train: Labelled, held_out: Labelled, num_classes: int, settings: CachedSettings) -> Chosen:
+    """Classifiers trained on the one part, and the best of them on the other."""
+    heads = train_cached(*train, num_classes, settings)
+    rates = [share(predicted, held_out.y) for predicted in heads.predict(held_out.x)]
     best = max(range(len(rates)), key=rates.__getitem__)
-    on_test = share(heads.predict(split.test.x)[best], split.test.y)
-    return Score(rates[best], on_test, {"learning_rate": settings.learning_rates[best]})
+    return Chosen(heads, best, rates[best])
+
+
+def score_cached(split: Split, num_classes: int, settings: CachedSettings) -> Score:
+    """The accuracy of the classifier that is best on held-out pictures."""
+    chosen = choose_cached(split.train, split.held_out, num_classes, settings)
+    on_test = share(chosen.predict(split.test.x), split.test.y)
+    return Score(chosen.held_out, on_test, {"learning_rate": settings.learning_rates[chosen.best]})
 
 
 def share(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:

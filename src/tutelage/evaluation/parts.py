@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from tutelage.data.index import Data, Pictures
 from tutelage.errors import DataError
 from tutelage.evaluation.features import Features
+from tutelage.export import Encoder
 
 
 class Parts(NamedTuple):
@@ -26,7 +27,7 @@ class Parts(NamedTuple):
     def spread(self, train_pictures: int) -> "Parts":
         """At most so many training pictures, evenly spread over them, and at most a quarter as many held-out ones."""
         return self._replace(
-            train=_spread(self.train, train_pictures), held_out=_spread(self.held_out, max(1, train_pictures // 4))
+            train=spread(self.train, train_pictures), held_out=spread(self.held_out, max(1, train_pictures // 4))
         )
 
 
@@ -103,5 +104,19 @@ def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
     return parts, notes
 
 
-def _spread(pictures: Pictures, count: int) -> Pictures:
+def asked(where: str, encoder: Encoder, data: Data, parts: Parts) -> dict[str, Any]:
+    """What every evaluation tells of whom it asked about which pictures."""
+    return {
+        "encoder": where,
+        "origin": encoder.origin,
+        "architecture": encoder.architecture,
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "pictures": {name: len(part) for name, part in parts._asdict().items()},
+        "num_classes": len(parts.train.classes),
+    }
+
+
+def spread(pictures: Pictures, count: int) -> Pictures:
+    """At most so many of the pictures, evenly spread over them."""
     return pictures.subset(np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(np.int64))

@@ -4,22 +4,21 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from tutelage.config import Settings
-from tutelage.data.index import Data, Pictures, open_data
-from tutelage.errors import DataError, SettingsError, nearest
-from tutelage.evaluation.features import Say, features, logits_of, pixel_features, untrained
+from tutelage.data.index import Data, open_data
+from tutelage.errors import SettingsError, nearest
+from tutelage.evaluation.features import Say, features, pixel_features, untrained
 from tutelage.evaluation.knn import KNNSettings, score_knn
 from tutelage.evaluation.linear import CachedSettings, MAESettings, score_cached, share, train_mae
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes, score_low_shot
-from tutelage.evaluation.parts import Parts, Seen, labelled_parts
+from tutelage.evaluation.parts import Parts, Seen, asked, labelled_parts
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
-from tutelage.export import Encoder, load_classifier, load_encoder
+from tutelage.export import Encoder, load_encoder
 
 VERSION = 1
 """Goes up when a protocol's numbers change."""
@@ -100,70 +99,12 @@ def evaluate_all(
             rows=tuple(row[i] for row in rows),
             notes=(*notes, *_remarks(settings, parts, baselines, whole)),
             seconds=round(time.perf_counter() - start, 3),
-            **_asked(where, encoder, opened, parts),
+            **asked(where, encoder, opened, parts),
         )
         for i, settings in enumerate(protocols)
     ]
-    remember(Path(where).expanduser(), evaluations)
+    remember(where, evaluations)
     return evaluations
-
-
-def evaluate_classifier(
-    where: str,
-    data: str,
-    *,
-    labels: str | None = None,
-    device: torch.device | str | None = None,
-    workers: int = 0,
-    say: Say | None = None,
-) -> Evaluation:
-    """How many pictures of `data` the classifier of a run names right.
-
-    Nothing is trained and nothing is chosen: its test accuracy is the result. Raises CheckpointError K-07 where there is no
-    classifier, DataError D-26 where its classes are others.
-    """
-    start = time.perf_counter()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier, opened = load_classifier(where), open_data(data, labels=labels)
-    parts, notes = labelled_parts(opened)
-    if classifier.classes != parts.test.classes:
-        raise DataError(
-            "D-26",
-            f"{where} tells {len(classifier.classes)} classes apart, which are not the {len(parts.test.classes)} of {data}.",
-            todo="Evaluate it on a set with its classes, or its encoder by knn or linear.",
-        )
-    classifier.vit.to(device)
-
-    def right(pictures: Pictures) -> float:
-        said = list(logits_of(classifier, pictures, device=device, workers=workers, say=say))
-        predicted, labels = zip(*((logits.argmax(1), batch.labels) for batch, logits in said), strict=True)
-        return share(torch.cat(predicted), torch.cat(labels))
-
-    held_out, test = right(parts.held_out), right(parts.test)
-    found = Evaluation(
-        protocol=f"classifier/{VERSION}",
-        settings={},
-        teacher=None,
-        rows=(Row("classifier", {"head": Score(held_out, test, {})}),),
-        notes=tuple(notes),
-        seconds=round(time.perf_counter() - start, 3),
-        **_asked(where, classifier, opened, parts),
-    )
-    remember(Path(where).expanduser(), [found])
-    return found
-
-
-def _asked(where: str, encoder: Encoder, data: Data, parts: Parts) -> dict[str, Any]:
-    """What every evaluation tells of whom it asked about which pictures."""
-    return {
-        "encoder": where,
-        "origin": encoder.origin,
-        "architecture": encoder.architecture,
-        "data": data.name,
-        "fingerprint": data.fingerprint,
-        "pictures": {name: len(part) for name, part in parts._asdict().items()},
-        "num_classes": len(parts.train.classes),
-    }
 
 
 def _parts(data: Data, train_pictures: int | None, protocols: Sequence[Protocol]) -> tuple[Parts, list[str], bool]:

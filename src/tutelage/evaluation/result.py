@@ -13,7 +13,8 @@ from tutelage.errors import MachineError
 class Score(NamedTuple):
     """Shares of pictures whose class is predicted, 0 to 1."""
 
-    held_out: float
+    held_out: float | None
+    """None where no picture was held out, because nothing was to be chosen."""
     test: float
     details: dict[str, Any]
     """What was chosen (learning rate, C), or the test accuracy for each k."""
@@ -30,7 +31,7 @@ class Row:
     @property
     def token(self) -> str:
         """The token that is better on held-out pictures; of equal ones the class token."""
-        return max(self.scores, key=lambda token: self.scores[token].held_out)
+        return max(self.scores, key=lambda token: self.scores[token].held_out or 0.0)
 
     @property
     def accuracy(self) -> float:
@@ -102,22 +103,22 @@ def _lines(row: Row) -> Iterator[str]:
         name = row.name if token == next(iter(row.scores)) else ""
         std, test = score.details.get("std_by_k", {}), score.details.get("test_by_k", {})
         by_k = ", ".join(f"k={k} {100 * test[k]:.1f}±{100 * std[k]:.1f}" for k in std)
-        line = f"  {name:<18} {token:<7} {100 * score.held_out:>9.2f} {100 * score.test:>7.2f} {mark:<2}{by_k}"
+        held_out = "" if score.held_out is None else f"{100 * score.held_out:.2f}"
+        line = f"  {name:<18} {token:<7} {held_out:>9} {100 * score.test:>7.2f} {mark:<2}{by_k}"
         yield line.rstrip()
         for of, iou in score.details.get("iou", {}).items():
             yield f"    {of:<34} {'' if iou is None else f'{100 * iou:.2f}':>7}"
 
 
-def remember(where: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Append the results to evaluations.jsonl where the encoder is a run."""
-    if not (where / "settings.json").is_file():
+def remember(where: str, evaluations: Sequence[Evaluation]) -> None:
+    """Append the results to evaluations.jsonl where the encoder is a run. Raises MachineError R-03."""
+    run = Path(where).expanduser()
+    if not (run / "settings.json").is_file():
         return
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     lines = [json.dumps({"time": now, **one.to_json()}) + "\n" for one in evaluations]
     try:
-        with (where / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+        with (run / "evaluations.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(lines)
     except OSError as error:
-        raise MachineError(
-            "R-03", f"{where}/evaluations.jsonl cannot be written: {error.strerror or error}."
-        ) from error
+        raise MachineError("R-03", f"{run}/evaluations.jsonl cannot be written: {error.strerror or error}.") from error

@@ -2,7 +2,6 @@
 
 import math
 import time
-from pathlib import Path
 
 import torch
 
@@ -56,7 +55,7 @@ def evaluate_segmentation(
         notes=tuple(note for note in opened.found.notes if "testing" in note or "held out" in note),
         seconds=round(time.perf_counter() - start, 3),
     )
-    remember(Path(where).expanduser(), [found])
+    remember(where, [found])
     return found
 
 
