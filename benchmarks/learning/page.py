@@ -63,6 +63,8 @@ def block(table: str, scale: str) -> str:
     out = []
     if table in ("speed", "few-speed"):
         return speeds(found(table, scale)["fashion-mnist"])
+    if table == "segment":
+        return masked(found(table, scale)["stamps"])
     if table == "few":
         return few(found(table, scale)["fashion-mnist"], DOCS / "pictures" / f"learning-few-{scale}.svg")
     for data, rows in found(table, scale).items():
@@ -123,6 +125,19 @@ def few(rows: dict[str, list[Line]], file: Path) -> str:
     axes[0][-1].legend(frameon=False, fontsize=8)
     figure.savefig(file, metadata={"Date": None})
     return "\n".join(out) + f"\n\n![share and accuracy of guessed labels](pictures/{file.name})\n\n"
+
+
+def masked(rows: dict[str, list[Line]]) -> str:
+    """Mean intersection over union and share of pixels that are right, on test pictures."""
+    out = ["\n| row | mIoU | pixels | pictures seen | pictures/s | seeds |", "|---|---|---|---|---|---|"]
+    for name, lines in rows.items():
+        scores = [last(line)[0]["scores"]["mIoU"] for line in lines if last(line)]
+        if scores:
+            miou = spread([100 * score["test"] for score in scores])
+            pixels = spread([100 * score["details"]["pixel_accuracy"] for score in scores])
+            seen, speed = lines[0]["row"]["pictures"], pictures_a_second(lines)
+            out.append(f"| {name} | {miou} | {pixels} | {seen:,} | {speed:.0f} | {len(scores)} |")
+    return "\n".join(out) + "\n\n"
 
 
 def pictures_a_second(lines: list[Line]) -> float:

@@ -1,6 +1,6 @@
 """Run a table of the learning bench: pretrain each row with each seed, judge it, append a line to the results.
 
-    .venv/bin/python benchmarks/learning/run.py TABLE --out RUNS [--glyphs FOLDER] [--scale cpu|gpu] [--jobs 2]
+    .venv/bin/python benchmarks/learning/run.py TABLE --out RUNS [--glyphs FOLDER] [--stamps FOLDER] [--jobs 2]
 
 Interrupt it at will: the same command goes on, with runs where they stopped and without those that have a line. Jobs share
 the processors; on a GPU there is one. The lines are in benchmarks/learning/<scale>.jsonl, one for each row and seed, with
@@ -65,7 +65,7 @@ def run_one(args: argparse.Namespace) -> None:
     """One row with one seed: pretrain or go on, judge, append the line."""
     name, _, digits = args.one.rpartition("/")
     row, seed = next(row for row in TABLES[args.table] if name_of(args.table, row) == f"{name}/"), int(digits)
-    data = args.glyphs if row.data == "glyphs" else row.data
+    data = {"glyphs": args.glyphs, "stamps": args.stamps}.get(row.data, row.data)
     out = Path(args.out, args.one)
     line: dict[str, Any] = {"key": args.one, "table": args.table, "row": asdict(row), "seed": seed}
     line |= untrained(row, seed, data, out) if row.pictures == 0 else trained(row, seed, data, out, args)
@@ -121,15 +121,19 @@ def judge(place: Path, data: str, whom: str, *, baselines: bool = False) -> list
 
     if whom == "nothing":
         return []
+    if whom == "segmentation":
+        return _lines(api.evaluate("segmentation", place, data))
     options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}
     found = api.evaluate_all(PROTOCOLS, place, data, **options) if whom == "encoder" else []
     if (place / "classifier").exists():
         found.append(api.evaluate("classifier", place, data))
-    return [
-        {"protocol": one.protocol, **{name: row[name] for name in ("name", "token", "accuracy", "scores")}}
-        for one in found
-        for row in one.to_json()["rows"]
-    ]
+    return [line for one in found for line in _lines(one)]
+
+
+def _lines(found: Any) -> list[dict[str, Any]]:
+    """The rows of an evaluation, each with its protocol."""
+    names = ("name", "token", "accuracy", "scores")
+    return [{"protocol": found.protocol, **{name: row[name] for name in names}} for row in found.to_json()["rows"]]
 
 
 def machine() -> dict[str, str]:
@@ -149,6 +153,7 @@ if __name__ == "__main__":
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--out", required=True, help="where runs are kept")
     parser.add_argument("--glyphs", default="glyphs", help="the folder that glyphs.py made")
+    parser.add_argument("--stamps", default="stamps", help="the folder that downstream/stamps.py made")
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--rows", nargs="*", default=(), help="only these rows")

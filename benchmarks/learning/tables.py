@@ -8,7 +8,7 @@ from tutelage.ablations import MINI as SMALL
 from tutelage.ablations import SIZE as ENCODER
 from tutelage.config import merged
 
-Data = Literal["fashion-mnist", "glyphs"]
+Data = Literal["fashion-mnist", "glyphs", "stamps"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Row:
     """Fields of the recipe that are set differently, nested."""
     curve: bool = False
     """Judge the encoder at each quarter of the run too."""
-    judge: Literal["encoder", "classifier", "nothing"] = "encoder"
-    """Whom to judge: the encoder, the classifier that the run trains, or nobody, as where only speed is asked."""
+    judge: Literal["encoder", "classifier", "segmentation", "nothing"] = "encoder"
+    """What to judge: the encoder, what the run trains, or nothing, as where only speed is asked."""
     init: str = ""
     """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -288,6 +288,24 @@ def _few() -> list[Row]:
     return [first, *rows, *second, *other]
 
 
+def _segment() -> list[Row]:
+    """Segmentation of stamps from scratch and from encoders that saw the same pictures, at equal steps."""
+    size = {"backbone": {"image_size": 128, "patch_size": 16, "width": 128, "depth": 6, "heads": 4}}
+    first = [
+        Row(method, METHODS[method][0], "stamps", 100_000, size, judge="nothing") for method in ("MAE", "PseudoMAE")
+    ]
+    scratch = Row("from scratch", "segment-quickstart", "stamps", 16_000, judge="segmentation")
+    learned = {"backbone": {"positions": "learned"}}
+    rows = [scratch] + [
+        replace(scratch, name=f"from {row.name}", changes=learned, init=name_of("segment", row)) for row in first
+    ]
+    linear = [
+        replace(row, name=f"{row.name}, linear head", changes=merged(row.changes, {"method": {"head": "linear"}}))
+        for row in rows
+    ]
+    return [*first, *rows, *linear]
+
+
 TABLES = {
     "causes": _causes(),
     "later": _later(),
@@ -299,6 +317,7 @@ TABLES = {
     "time": _time(),
     "again": _again(),
     "family": _family(),
+    "segment": _segment(),
     "few-speed": _few_speed(),
     "few": _few(),
 }

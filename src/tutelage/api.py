@@ -19,11 +19,13 @@ from tutelage.engine.settings import RunSettings, explain, read_settings, settin
 from tutelage.errors import SettingsError, Stopped, no_memory, printable
 from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
+from tutelage.evaluation.predict_masks import predict_masks
 from tutelage.evaluation.protocol import Name
 from tutelage.evaluation.result import Evaluation
 from tutelage.export import Encoder, Format, export, load_encoder
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
+from tutelage.segmenter import has_segmenter
 from tutelage.transfer import backbone_of
 
 __all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain", "segment"]
@@ -45,10 +47,10 @@ class ExportOptions(Settings):
 
 
 class PredictOptions(Settings):
-    """Name the classes of pictures: `tutelage predict RUN --data FOLDER`."""
+    """Name the classes of pictures, or of their pixels: `tutelage predict RUN --data FOLDER`."""
 
     classifier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run that trained a classifier (finetune, supervised, semi-mae, ...), or its folder classifier."""
+    """A run that trained a classifier (finetune, segment, supervised, semi-mae, ...), or its folder classifier or segmenter."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")]
     """A folder, a list or CSV file, or a named set."""
     out: Path | None = None
@@ -269,9 +271,11 @@ def export_with(options: ExportOptions) -> None:
 
 
 def predict_with(options: PredictOptions) -> Path:
-    """Write predictions.csv and predictions.png, and say how many pictures are of which class."""
+    """Write predictions.csv (or of a segmentation run masks) and predictions.png, and say how much is of which class."""
     place = Path(options.data).expanduser()
     out = options.out or Path(f"predictions-{place.stem if place.is_file() else place.resolve().name}")
+    if has_segmenter(options.classifier):
+        return _predict_masks(options, out)
     found = predict(
         options.classifier, options.data, out, device=options.device, workers=options.workers, say=_every_few_seconds()
     )
@@ -284,6 +288,15 @@ def predict_with(options: PredictOptions) -> Path:
     if known:
         print(f"of {len(known):,} with a known class {sum(known) / len(known):.1%} are named right", file=sys.stderr)
     print(printable(f"{out}/predictions.csv, predictions.png"), file=sys.stderr)
+    return out
+
+
+def _predict_masks(options: PredictOptions, out: Path) -> Path:
+    found = predict_masks(options.classifier, options.data, out, device=options.device, say=_every_few_seconds())
+    largest = sorted(found.shares.items(), key=lambda item: -item[1])[:10]
+    told = ", ".join(f"{name} {share:.1%}" for name, share in largest if share)
+    print(printable(f"{found.pictures:,} pictures, of their pixels: {told}"), file=sys.stderr)
+    print(printable(f"{out}/masks, predictions.png"), file=sys.stderr)
     return out
 
 

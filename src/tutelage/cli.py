@@ -23,7 +23,7 @@ usage: tutelage COMMAND ...
                                        say how good an encoder is, beside raw pixels and an untrained one
   finetune ENCODER --data DATA         learn to classify, from labels, on from a backbone
   segment ENCODER --data FOLDER        learn which pixel is what, from masks, on from a backbone
-  predict RUN --data DATA              name the classes of pictures by a run's classifier: a table and a sheet
+  predict RUN --data DATA              what a run's classifier says of pictures: a table (or masks) and a sheet
   export ENCODER --out DIR             write it for timm, transformers or onnxruntime, and prove that it computes the same
   report RUN                           write RUN/report.html again
   reproduce [TABLE --data DATA]        list the papers' ablations, or run one beside the paper's numbers

@@ -168,23 +168,16 @@ def neighbours(
 
 
 def segmentations(
-    pictures: Float[Tensor, "b c h w"],
-    truth: Integer[Tensor, "b h w"],
-    predicted: Integer[Tensor, "b h w"],
-    classes: Sequence[str],
-    num_shown: int = 6,
+    items: Sequence[Sequence[Tensor]], headings: Sequence[str], classes: Sequence[str], note: str
 ) -> Image.Image:
-    """A few pictures (in 0..1) with their masks and the predicted ones laid over them, and the colours of the classes."""
-    x, t, p = pictures[:num_shown], truth[:num_shown], predicted[:num_shown]
+    """Pictures [c, h, w] in 0..1, each followed by masks [h, w] that are laid over it, and the colours of the classes."""
     cells = [
-        [Cell(show(picture)), Cell(show(overlaid(picture, mask))), Cell(show(overlaid(picture, guess)))]
-        for picture, mask, guess in zip(x, t, p, strict=True)
+        [Cell(show(picture)), *(Cell(show(overlaid(picture, mask))) for mask in masks)] for picture, *masks in items
     ]
-    occurring = [c for c in range(len(classes)) if (t == c).any() or (p == c).any()][:20]
-    legend = {classes[c]: colour(c) for c in occurring}
-    note = "Held-out pictures, what is known of each pixel, and what the network says. Pixels without a colour do not count."
-    headings = ("picture", "known", "predicted")
-    return sheet("Masks", note + _false_colour(pictures), _pair_up(cells), headings, legend=legend)
+    found = {int(c) for _, *masks in items for mask in masks for c in torch.unique(mask)} - {IGNORED}
+    legend = {classes[c]: colour(c) for c in sorted(found)[:20]}
+    false = _false_colour(items[0][0][None]) if items else ""
+    return sheet("Masks", note + false, _pair_up(cells), headings, legend=legend)
 
 
 def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:

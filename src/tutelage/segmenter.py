@@ -98,6 +98,12 @@ def write_segmenter(segmenter: Segmenter, folder: Path, backbone: BackboneSettin
     return write_proven(folder, write, difference, reader="tutelage", todo="Please report it.", mark=FILE)
 
 
+def has_segmenter(where: str) -> bool:
+    """Whether there is one in the run, or in the folder that the run wrote."""
+    path = Path(where).expanduser()
+    return (path / "segmenter" / FILE).is_file() or (path / FILE).is_file()
+
+
 def load_segmenter(where: str) -> Segmenter:
     """The segmenter of a run, or in the folder that the run wrote, in eval mode on the CPU. Raises CheckpointError."""
     path = Path(where).expanduser()

@@ -63,6 +63,12 @@ def test_a_palette_counts_by_its_numbers_and_one_bit_as_0_and_1(tmp_path: Path) 
     assert all((data.train.mask(i)[:, :4] == 0).all() and (data.train.mask(i)[:, 4:] == 1).all() for i in range(3))
 
 
+def test_without_masks_being_asked_for_only_pictures_are_taken(shapes: Path) -> None:
+    data = open_data(str(shapes))
+    assert len(data.train.source) == 14 and data.train.masks is None and not data.train.has_labels
+    assert "the pictures of images/ are taken: masks/ holds masks" in data.found.notes
+
+
 def test_ade20k_counts_from_1_and_its_0_counts_for_nothing(tmp_path: Path) -> None:
     names = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1\t1\t1\twall", "2\t0.1\t1\t1\tbuilding, edifice", "3\t0\t1\t1\tsky"]
     (tmp_path / "objectInfo150.txt").write_text("\n".join(names))

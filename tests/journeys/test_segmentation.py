@@ -101,6 +101,41 @@ def test_it_begins_from_an_encoder_at_a_size_of_its_own(pretrained: Path, shapes
     assert load_segmenter(str(again)).method.settings.head == "linear"
 
 
+def test_predictions_are_masks_with_the_values_that_were_learned_from(
+    run: Path, shapes: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    assert main(["predict", str(run), f"--data={shapes / 'images'}", f"--out={out}"]) == 0
+    said = capsys.readouterr().err
+    assert "68 pictures, of their pixels: ground " in said and f"{out}/masks, predictions.png" in said
+    files = sorted((out / "masks").rglob("*.png"))
+    assert [str(f.relative_to(out / "masks")) for f in files] == sorted(
+        str(f.relative_to(shapes / "images")) for f in (shapes / "images").rglob("*.png")
+    )
+    right = total = 0
+    for file in files:
+        found = np.asarray(Image.open(file))
+        truth = np.asarray(Image.open(shapes / "masks" / file.relative_to(out / "masks")))
+        assert found.shape == (20, 24) and set(np.unique(found)) <= set(VALUES)
+        right, total = right + (found == truth)[truth < 9].sum(), total + (truth < 9).sum()
+    assert right / total > 0.8
+    assert main(["predict", str(run / "segmenter"), f"--data={shapes}", f"--out={tmp_path / 'whole'}"]) == 0
+    assert len(list((tmp_path / "whole/masks").rglob("*.png"))) == 68, "the pictures, not their masks"
+
+
+def test_masks_stay_in_their_folder_whatever_pictures_are_called(run: Path, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").mkdir()
+    listed = tmp_path / "list" / "pictures.txt"
+    (tmp_path / "list" / "a").mkdir()
+    for i, folder in enumerate(("a", ".")):
+        Image.open(shapes / "images/test/000.png").save(tmp_path / "list" / folder / "x.png")
+        Image.open(shapes / "images/test/000.png").save(tmp_path / f"{i}.png")
+    listed.write_text("a/x.png\nx.png\n../0.png\n../1.png\n")
+    assert main(["predict", str(run), f"--data={listed}", f"--out={tmp_path / 'deep' / 'out'}"]) == 0
+    written = sorted(str(f.relative_to(tmp_path / "deep")) for f in (tmp_path / "deep").rglob("*.png"))
+    assert written == [f"out/masks/{name}.png" for name in ("0", "1", "a/x", "x")] + ["out/predictions.png"]
+
+
 def test_the_size_is_the_recipes_made_a_multiple_of_the_patch(pretrained: Path) -> None:
     from tutelage.api import downstream_settings
 

@@ -18,7 +18,7 @@ from tutelage.data.found import Found, open_files
 from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
-from tutelage.data.masks import Masks, layout_of, open_masks
+from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
 from tutelage.errors import DataError, listed
@@ -107,7 +107,7 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
     if arrays := read_idx_folder(path):
         name, opened = path.resolve().name, arrays
     elif data not in named.NAMES or path.exists():
-        name, opened = path.resolve().stem, list_data(path)
+        name, opened = path.resolve().stem, _listed(path)
     else:
         name, opened = data, named.open_named(data, cache or named.cache_folder())
     if isinstance(opened, Listing):
@@ -123,10 +123,19 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
     return _divide(name, source, opened.labels, opened.classes, opened.parts, found, holdout)
 
 
+def _listed(path: Path) -> Listing:
+    """The files of a folder or list; of a folder with masks its pictures alone."""
+    if not (layout := layout_of(path)):
+        return list_data(path)
+    listing = list_data(path / layout.pictures)
+    note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
+    return replace(listing, notes=(*listing.notes, note))
+
+
 def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
     """Pictures with masks; those without one count as unlabelled."""
     root = Path(data).expanduser()
-    layout = layout_of(root)
+    layout = check_layout(root)
     listing = list_data(root / layout.pictures)
     readable = open_files(replace(listing, labels=("",) * len(listing.names), notes=()), cache or _cache_folder())
     masks = open_masks(root, layout, readable.source.names, readable.sizes)

@@ -90,11 +90,16 @@ class Masks:
         return h.digest()
 
 
-def layout_of(root: Path) -> Layout:
+def layout_of(root: Path) -> Layout | None:
+    """How the folder is laid out; None where it has no masks."""
+    there = (each for each in LAYOUTS if (root / each.pictures).is_dir() and (root / each.masks).is_dir())
+    return next(there, None)
+
+
+def check_layout(root: Path) -> Layout:
     """How the folder is laid out. Raises DataError D-34."""
-    for layout in LAYOUTS:
-        if (root / layout.pictures).is_dir() and (root / layout.masks).is_dir():
-            return layout
+    if layout := layout_of(root):
+        return layout
     raise DataError(
         "D-34",
         f"{root} has no pictures with masks.",

@@ -26,6 +26,8 @@ BANK = 2_000
 """Training pictures whose labels vote."""
 QUERIES = 1_000
 """Held-out pictures that ask."""
+SHOWN = 6
+"""Pictures with masks that are drawn."""
 PASS = 64
 """Pictures an encoder pass takes at once."""
 
@@ -121,7 +123,10 @@ class Watch:
         logits = method.logits(self.numerics.ready(batch).views[0])
         assert logits is not None and batch.masks is not None
         plain = batch.normalised(*self._plain).views[0]
-        save(segmentations(plain, batch.masks, logits.argmax(1).cpu(), self.queries.classes), folder / "masks.png")
+        items = list(zip(plain, batch.masks, logits.argmax(1).cpu(), strict=True))[:SHOWN]
+        note = "Held-out pictures, what is known of each pixel, and what is predicted. Pixels without a colour do not count."
+        sheet = segmentations(items, ("picture", "known", "predicted"), self.queries.classes, note)
+        save(sheet, folder / "masks.png")
 
     def sample(self) -> Tensor:
         """A few held-out pictures, normalised, on the CPU: an export is compared on them."""

@@ -1,0 +1,86 @@
+"""What a segmentation run says of pictures: a mask for each, and a sheet for people."""
+
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from tutelage.data.index import Pictures, open_data
+from tutelage.errors import MachineError
+from tutelage.evaluation.features import Say, normalised
+from tutelage.pictures import segmentations
+from tutelage.segmenter import Segmenter, load_segmenter
+from tutelage.sheet import save
+
+SHOWN = 12
+
+
+class MaskedPictures(NamedTuple):
+    """What was predicted of a set."""
+
+    pictures: int
+    shares: dict[str, float]
+    """Of all pixels, by class."""
+
+
+def predict_masks(
+    where: str, data: str, out: Path, *, device: torch.device | str | None = None, say: Say | None = None
+) -> MaskedPictures:
+    """Write OUT/masks with a PNG for each picture of `data`, named as the picture is, and OUT/predictions.png.
+
+    The value of a pixel is that of its class in the masks that the run learned from. `data` is what `open_data` takes, or a
+    folder with images and masks, of which the pictures are taken. Raises CheckpointError K-07 where there is no segmenter,
+    what `open_data` raises, MachineError R-03.
+    """
+    segmenter = load_segmenter(where)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    segmenter.method.to(device)
+    pictures = _all_of(data)
+    names = _files_of([pictures.name(i) for i in range(len(pictures))])
+    values = np.array(segmenter.values, dtype=np.uint8)
+    counts, every = np.zeros(len(values)), max(1, len(pictures) // SHOWN)
+    shown: list[tuple[Tensor, Tensor]] = []
+    try:
+        for i, name in enumerate(names):
+            number, picture = pictures.fetch(i)
+            if number != i:
+                continue  # it cannot be read, and another one was read in its place
+            found = _classes(segmenter, picture.to(device))
+            counts += np.bincount(found.flatten().numpy(), minlength=len(values))
+            file = out / "masks" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values[found.numpy()]).save(file)
+            if i % every == 0 and len(shown) < SHOWN:
+                shown.append((picture / (255 if picture.dtype == torch.uint8 else 1), found))
+            if say:
+                say(f"predict  {i + 1:,} of {len(names):,} pictures")
+        note = f"{len(shown)} of {len(names):,} pictures, evenly spread, and what is predicted of each pixel."
+        save(segmentations(shown, ("picture", "predicted"), segmenter.classes, note), out / "predictions.png")
+    except OSError as error:
+        raise MachineError("R-03", f"{out} cannot be written: {error.strerror or error}.") from error
+    shares = dict(zip(segmenter.classes, (counts / max(1, counts.sum())).tolist(), strict=True))
+    return MaskedPictures(len(names), shares)
+
+
+def _all_of(data: str) -> Pictures:
+    source = open_data(data, holdout=0.0).train.source
+    return Pictures(source, np.arange(len(source)), np.full(len(source), -1), ())
+
+
+def _files_of(names: list[str]) -> list[str]:
+    """A file for each picture, inside the folder whatever it is called, and each its own."""
+    found: dict[str, None] = {}
+    for i, name in enumerate(names):
+        parts = [part for part in PurePosixPath(name).with_suffix("").parts if part not in ("..", "/")]
+        file = f"{'/'.join(parts) or i}.png"
+        found[file if file not in found else f"{file.removesuffix('.png')}-{i}.png"] = None
+    return list(found)
+
+
+def _classes(segmenter: Segmenter, picture: Tensor) -> UInt8[Tensor, "h w"]:
+    x = normalised(picture[None], segmenter.statistics, segmenter.channels)[0]
+    return segmenter.logits(x).argmax(0).to(torch.uint8).cpu()
