@@ -67,9 +67,10 @@ def charts(record: Record) -> list[Chart]:
         ),
         _chart(
             "Cross-entropy",
-            "Of the classifier that is trained on labels, in nats: on training and on held-out pictures.",
+            "Of what is trained on labels, in nats: on training and on held-out pictures.",
             {
                 "training": _line(metrics, "cross_entropy"),
+                "auxiliary": _line(metrics, "auxiliary"),
                 "guessed labels": _line(metrics, "unlabelled"),
                 "held out": _line(monitors, "cross_entropy"),
             },
@@ -85,6 +86,12 @@ def charts(record: Record) -> list[Chart]:
                 "sure and right": _line(monitors, "sure_accuracy"),
                 "evenly guessed": _line(monitors, "guess_entropy"),
             },
+            percent=True,
+        ),
+        _chart(
+            "Masks",
+            "On held-out pictures: intersection over union, the mean over the classes, and how many pixels are named right.",
+            {"mIoU": _line(monitors, "miou"), "pixels": _line(monitors, "pixel_accuracy")},
             percent=True,
         ),
         _chart(
@@ -133,7 +140,7 @@ def charts(record: Record) -> list[Chart]:
             },
             zero=True,
         ),
-        _chart("Learning rate", "Warm-up, then half a cosine.", {"lr": _line(metrics, "lr")}, zero=True),
+        _chart("Learning rate", "A warm-up, then down to the end of the run.", {"lr": _line(metrics, "lr")}, zero=True),
     ]
     return [chart for chart in drawn if chart]
 

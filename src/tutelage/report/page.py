@@ -17,6 +17,7 @@ SHOWN_UNREADABLE = 50
 TITLES = {
     "reconstruction": "Reconstruction",
     "tokens": "Target and predicted tokens",
+    "masks": "Masks",
     "neighbours": "Nearest neighbours",
     "prototypes": "Most used prototypes",
 }
@@ -66,8 +67,10 @@ def key_numbers(record: Record) -> list[tuple[str, str]]:
     """The few numbers that one asks for first: name and value."""
     numbers: list[tuple[str, str]] = []
     last = record.metrics[-1] if record.metrics else {}
-    if "knn_accuracy" in (answer := record.monitors[-1] if record.monitors else {}):
-        numbers.append(("kNN accuracy, held out", number(answer["knn_accuracy"], percent=True)))
+    answer = record.monitors[-1] if record.monitors else {}
+    for key, name in (("miou", "mIoU, held out"), ("knn_accuracy", "kNN accuracy, held out")):
+        if key in answer:
+            numbers.append((name, number(answer[key], percent=True)))
     numbers += [(name, number(last[key])) for key, name in (("loss", "loss"),) if key in last]
     numbers += [(name, number(last[key])) for key, name in (("epoch", "epochs"), ("step", "steps")) if key in last]
     if isinstance(record.data.get("train"), int):
