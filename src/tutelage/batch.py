@@ -4,13 +4,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from tutelage.errors import SettingsError
 
-Annotation = Literal["classes", "masks"]
-"""What is known of a picture: its class, or that of each pixel."""
+Annotation = Literal["classes", "masks", "objects"]
+"""What is known of a picture: its class, that of each pixel, or what lies where."""
 IGNORED = 255
 """The class of pixels that count for nothing."""
 
@@ -45,6 +45,18 @@ def shared_out(batch_size: int, streams: dict[str, Stream]) -> dict[str, int]:
             f"Use a batch_size of {max(1, round(batch_size / parts)) * parts}.",
         )
     return {name: batch_size // parts * stream.share for name, stream in streams.items()}
+
+
+class Objects(NamedTuple):
+    """What lies on a picture."""
+
+    boxes: Float[Tensor, "n 4"]
+    """x0, y0, x1, y1 in pixels."""
+    labels: Int[Tensor, " n"]
+    """Class numbers."""
+    crowd: Bool[Tensor, " n"]
+    """Groups that are not told apart: neither to be found nor wrong to be found."""
+    masks: Bool[Tensor, "n h w"]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
+from tutelage.data.objects import Instances, coco_files, instances_of, read_coco
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
 from tutelage.errors import DataError, listed
@@ -73,7 +74,7 @@ def open_data(
 ) -> Data:
     """The set that `data` names: a named set, a folder (of pictures, or of idx files), a list (.txt) or a table (.csv).
 
-    With the `annotation` masks it is a folder as `data.masks` describes.
+    With the `annotation` masks or objects it is a folder as `data.masks` or `data.objects` describes.
 
     A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
     of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
@@ -82,10 +83,13 @@ def open_data(
 
     `share` of the training pictures are used, chosen by `seed`. `labels` are those of a table (labels.csv) instead of the
     set's own, or as many ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. Raises DataError D-01
-    to D-35, SettingsError C-14.
+    to D-44, SettingsError C-14.
     """
     table = Path(labels).expanduser() if labels and is_table(labels) else None
-    whole = _open_masked(data, holdout, cache) if annotation == "masks" else _opened(data, holdout, table, cache)
+    if annotation == "classes":
+        whole = _opened(data, holdout, table, cache)
+    else:
+        whole = (_open_masked if annotation == "masks" else _open_objects)(data, holdout, cache)
     train, notes = whole.train, list(whole.found.notes)
     if share < 1:
         train = fewer(train, share, seed)
@@ -144,6 +148,23 @@ def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
     notes = (*([f"{without:,} pictures have no mask"] if without else []), f"{len(masks.classes)} classes of pixels")
     found = replace(readable.found, notes=(*readable.found.notes, *notes))
     return _divide(root.resolve().name, readable.source, labels, masks.classes, readable.parts, found, holdout, masks)
+
+
+def _open_objects(data: str, holdout: float, cache: Path | None) -> Data:
+    """Pictures with objects; those without any count as unlabelled."""
+    root = Path(data).expanduser()
+    files = [read_coco(root, path, part) for part, path in coco_files(root).items()]
+    parts = {name: file.part for file in files for name in file.pictures.values()}
+    names = tuple(sorted(parts))
+    listing = Listing(root, names, ("",) * len(names), tuple(parts[name] for name in names), Counter())
+    readable = open_files(listing, cache or _cache_folder())
+    instances = instances_of(files, readable.source.names, readable.sizes)
+    labels = np.array([-1 if all(row["crowd"] for row in rows) else 0 for rows in instances.rows], dtype=np.int64)
+    found = replace(readable.found, notes=(*readable.found.notes, *instances.notes(files, readable.parts)))
+    classes = instances.classes
+    return _divide(
+        root.resolve().name, readable.source, labels, classes, readable.parts, found, holdout, None, instances
+    )
 
 
 def measure_statistics(pictures: Pictures, limit: int = 10_000) -> Statistics:
@@ -216,6 +237,7 @@ def _divide(
     found: Found,
     holdout: float,
     masks: Masks | None = None,
+    instances: Instances | None = None,
 ) -> Data:
     hashes = name_hashes([source.name(i) for i in range(len(source))])
     notes: list[str] = []
@@ -234,7 +256,7 @@ def _divide(
         share = min(holdout, MAX_HELD_OUT / max(1, len(rest)))
         held_out[rest] = take(hashes[rest], labels[rest], share, "held out")
         notes.append(f"{held_out.sum():,} of {len(rest):,} training pictures are held out of training, to watch it by")
-    everything = Pictures(source, np.arange(len(source)), labels, classes, masks)
+    everything = Pictures(source, np.arange(len(source)), labels, classes, masks, instances)
     trained = trainable & ~test & ~held_out
     notes += _leaks(source, trained, held_out, test)
     train = everything.subset(trained)
@@ -267,7 +289,8 @@ def _leaks(source: Source, train: NDArray[np.bool_], held_out: NDArray[np.bool_]
 
 def _fingerprint(everything: Pictures, test: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> str:
     h = hashlib.sha256(everything.source.digest())
-    h.update(everything.masks.digest() if everything.masks else b"")
+    for annotations in (everything.masks, everything.instances):
+        h.update(annotations.digest() if annotations else b"")
     h.update("\0".join(everything.classes).encode("utf-8", "surrogateescape"))
     h.update(everything.labels.astype("<i8").tobytes() + test.tobytes() + held_out.tobytes())
     return h.hexdigest()

@@ -11,8 +11,10 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tutelage.batch import Objects
 from tutelage.data.decode import decoded, to_channels
 from tutelage.data.masks import Masks
+from tutelage.data.objects import Instances
 from tutelage.data.quarantine import in_unicode, refuse_many
 from tutelage.data.reading import Identity, Unreadable, read, sha256
 from tutelage.errors import DataError, MachineError
@@ -164,7 +166,9 @@ class Pictures:
     """Class numbers, -1 where unknown."""
     classes: tuple[str, ...]
     masks: Masks | None = None
-    """What lies where in each picture; then `classes` are those of pixels, and `labels` tell by 0 which have a mask."""
+    """Which pixel is what; then `classes` are those of pixels, and `labels` tell by 0 which pictures have a mask."""
+    instances: Instances | None = None
+    """What lies on each picture; then `classes` are those of objects, and `labels` tell by 0 which pictures have any."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -203,6 +207,10 @@ class Pictures:
     def mask(self, i: int) -> UInt8[Tensor, "h w"] | None:
         """The class of each pixel of picture `i`, 255 where it counts for nothing; None in a set without masks."""
         return None if self.masks is None else self.masks.read(int(self.ids[i]))
+
+    def objects(self, i: int) -> Objects | None:
+        """What lies on picture `i`; None in a set without objects."""
+        return None if self.instances is None else self.instances.read(int(self.ids[i]))
 
     def name(self, i: int) -> str:
         """The name of picture `i`."""

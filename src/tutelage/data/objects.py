@@ -1,0 +1,282 @@
+"""Pictures with objects: a COCO file for each part, read and checked, and what lies on a picture as boxes and masks.
+
+A folder with `train.json` (and `val.json`, `test.json`), alone or in `annotations`, and pictures in `images`; or COCO's own
+names, `annotations/instances_train2017.json` and `train2017`. Boxes are cut at the picture's border; those outside it or
+without area are left out and counted. Crowds are kept apart: they are neither to be found nor wrong to be found.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.batch import Objects
+from tutelage.config import parse_json
+from tutelage.errors import DataError, MachineError, listed
+
+MAX_BYTES = 2_000_000_000
+"""Of a COCO file: COCO's own training part has 470 MB."""
+_FILES = re.compile(r"(?:instances_)?(train|val|test)(\d{4})?\.json")
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """What a COCO file says of a part."""
+
+    path: Path
+    part: str
+    pictures: dict[int, str]
+    """The path of each picture below the root, by COCO's number."""
+    sizes: dict[int, tuple[int, int]]
+    objects: dict[int, list[dict[str, Any]]]
+    categories: dict[int, str]
+    left_out: Counter[str]
+    """Objects that were left out, by reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The objects of a source's pictures, by number."""
+
+    classes: tuple[str, ...]
+    ids: tuple[int, ...]
+    """The COCO category of each class."""
+    sizes: tuple[tuple[int, int], ...]
+    """(height, width) of each picture."""
+    rows: tuple[tuple[dict[str, Any], ...], ...]
+    """Of each picture: its objects, with `box` (x0, y0, x1, y1, cut), `label`, `crowd` and `outline`."""
+
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether every object has an outline."""
+        return all(row["outline"] is not None for rows in self.rows for row in rows)
+
+    def read(self, i: int) -> Objects:
+        """What lies on picture `i`; masks are those of the boxes where there are no outlines. Raises DataError D-44."""
+        height, width = self.sizes[i]
+        rows = self.rows[i]
+        masks = np.zeros((len(rows), height, width), dtype=np.bool_)
+        for k, row in enumerate(rows):
+            masks[k] = _mask(row, height, width)
+        return Objects(
+            torch.tensor([row["box"] for row in rows], dtype=torch.float32).reshape(-1, 4),
+            torch.tensor([row["label"] for row in rows], dtype=torch.int64),
+            torch.tensor([row["crowd"] for row in rows], dtype=torch.bool),
+            torch.from_numpy(masks),
+        )
+
+    def notes(self, files: list[CocoFile], parts: tuple[str, ...]) -> list[str]:
+        """What a reader must know: how many objects there are, which were left out, and of what nothing can be learned."""
+        count = sum(map(len, self.rows))
+        crowds = sum(row["crowd"] for rows in self.rows for row in rows)
+        empty = sum(not rows for rows in self.rows)
+        learned = {row["label"] for rows, part in zip(self.rows, parts, strict=True) if part == "train" for row in rows}
+        untold = [name for number, name in enumerate(self.classes) if number not in learned]
+        left_out = sum((file.left_out for file in files), Counter[str]())
+        return [
+            f"{count:,} objects of {len(self.classes)} classes" + (f", {crowds:,} of them crowds" if crowds else ""),
+            *([f"{empty:,} pictures have no objects, and are not trained on"] if empty else []),
+            *(f"warning: {n:,} objects {reason} are left out" for reason, n in left_out.items()),
+            *([f"warning: no object to train on is a {listed(untold)}"] if untold else []),
+        ]
+
+    def digest(self) -> bytes:
+        """A hash of all that is known."""
+        return hashlib.sha256(json.dumps([self.classes, self.ids, self.sizes, self.rows]).encode()).digest()
+
+
+def coco_files(root: Path) -> dict[str, Path]:
+    """The COCO file of each part: train, val, test. Raises DataError D-40."""
+    found: dict[str, Path] = {}
+    for folder in (root, root / "annotations"):
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+            if named := _FILES.fullmatch(path.name):
+                found.setdefault(named[1], path)
+    if "train" not in found:
+        raise DataError(
+            "D-40",
+            f"{root} has no train.json and no annotations/instances_train2017.json.",
+            "Detection learns from boxes and outlines.",
+            "Put COCO JSON there, and the pictures in images/.",
+        )
+    return found
+
+
+def read_coco(root: Path, path: Path, part: str) -> CocoFile:
+    """A COCO file, checked. Raises DataError D-40 to D-43."""
+    values = _parsed(path)
+    pictures, sizes = {}, {}
+    base = _base(root, path, [str(image["file_name"]) for image in values["images"]])
+    for image in values["images"]:
+        number = _number(path, image, "id")
+        if number in pictures:
+            raise DataError("D-41", f"{path}: the picture {number} comes twice.")
+        pictures[number] = f"{base}{image['file_name']}"
+        sizes[number] = _number(path, image, "height"), _number(path, image, "width")
+    categories = {_number(path, each, "id"): str(each["name"]) for each in values["categories"]}
+    if len(categories) != len(values["categories"]) or len(set(categories.values())) != len(categories):
+        raise DataError("D-41", f"{path}: two categories have the same number or name.")
+    objects: dict[int, list[dict[str, Any]]] = {number: [] for number in pictures}
+    left_out: Counter[str] = Counter()
+    for each in values["annotations"]:
+        image, category = _number(path, each, "image_id"), _number(path, each, "category_id")
+        if image not in pictures or category not in categories:
+            what = f"the picture {image}" if image not in pictures else f"the category {category}"
+            raise DataError("D-41", f"{path}: the object {each.get('id')} is of {what}, which is not there.")
+        box, reason = _box(path, each, sizes[image])
+        if reason:
+            left_out[reason] += 1
+            continue
+        crowd = bool(each.get("iscrowd", 0))
+        objects[image].append({"box": box, "label": category, "crowd": crowd, "outline": each.get("segmentation")})
+    return CocoFile(path, part, pictures, sizes, objects, categories, left_out)
+
+
+def instances_of(files: list[CocoFile], names: tuple[str, ...], sizes: tuple[tuple[int, int], ...]) -> Instances:
+    """The objects of the pictures of these names and sizes (height, width), in their order. Raises DataError D-41, D-43."""
+    categories = files[0].categories
+    for other in files[1:]:
+        if other.categories != categories:
+            raise DataError("D-41", f"the categories of {other.path} are not those of {files[0].path}.")
+    numbers = {category: k for k, category in enumerate(sorted(categories))}
+    places = {name: (file, image) for file in files for image, name in file.pictures.items()}
+    rows, wrong = [], []
+    for name, size in zip(names, sizes, strict=True):
+        file, image = places[name]
+        if file.sizes[image] != size:
+            (h, w), (height, width) = file.sizes[image], size
+            wrong.append(f"{name} ({w} x {h}, not {width} x {height})")
+        rows.append(tuple({**row, "label": numbers[row["label"]]} for row in file.objects[image]))
+    if wrong:
+        raise DataError(
+            "D-43",
+            f"{len(wrong):,} of {len(names):,} pictures have another size than their COCO file says: {listed(wrong)}.",
+            "Boxes and outlines would lie beside what they are of.",
+        )
+    return Instances(tuple(categories[c] for c in numbers), tuple(numbers), sizes, tuple(rows))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES / 1e9:g} GB")
+        values = parse_json(path.read_bytes())
+        for name, keys in (
+            ("images", ("id", "file_name")),
+            ("annotations", ("image_id",)),
+            ("categories", ("id", "name")),
+        ):
+            if not isinstance(values.get(name), list):
+                raise ValueError(f"it has no list '{name}'")
+            if bad := next((e for e in values[name] if not isinstance(e, dict) or any(k not in e for k in keys)), None):
+                raise ValueError(f"one of its {name} has no {' or no '.join(keys)}: {json.dumps(bad)[:80]}")
+    except (OSError, ValueError) as error:
+        raise DataError("D-40", f"{path} cannot be read as COCO JSON: {error}.") from error
+    return values
+
+
+def _base(root: Path, path: Path, names: list[str]) -> str:
+    """Where below the root the pictures of a file lie, with a slash behind. Raises DataError D-42."""
+    year = _FILES.fullmatch(path.name)
+    folders = ["images/", f"{year[1]}{year[2] or ''}/" if year else "", ""]
+    base = next((folder for folder in folders if names and (root / folder / names[0]).is_file()), "images/")
+    missing = [name for name in names if not (root / base / name).is_file()]
+    if missing or not names:
+        raise DataError(
+            "D-42",
+            f"{path} names {len(names):,} pictures, and {len(missing):,} are not in {root / base}: {listed(missing)}.",
+            todo=f"Put them there; {', '.join(folder for folder in folders if folder)} and {root} itself are looked into.",
+        )
+    return base
+
+
+def _number(path: Path, values: dict[str, Any], name: str) -> int:
+    value = values.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError("D-40", f"{path}: {name} is {json.dumps(value)[:80]}, no whole number.")
+    return value
+
+
+def _box(path: Path, values: dict[str, Any], size: tuple[int, int]) -> tuple[tuple[float, ...], str]:
+    """(x0, y0, x1, y1) cut at the border, and why the object is left out, if it is."""
+    box = values.get("bbox")
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) and abs(v) < 1e9 for v in box)):
+        raise DataError(
+            "D-40", f"{path}: the bbox of the object {values.get('id')} is {json.dumps(box)[:80]}, not 4 numbers."
+        )
+    x, y, w, h = map(float, box)
+    if w <= 0 or h <= 0:
+        return (), "without area"
+    cut = (max(x, 0.0), max(y, 0.0), min(x + w, float(size[1])), min(y + h, float(size[0])))
+    return cut, "" if cut[2] > cut[0] and cut[3] > cut[1] else "outside its picture"
+
+
+def _mask(row: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels of an object, by its polygons or run lengths; those of its box where it has no outline."""
+    outline = row["outline"]
+    if outline is None:
+        x0, y0, x1, y1 = row["box"]
+        mask = np.zeros((height, width), dtype=np.bool_)
+        mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
+        return mask
+    try:
+        return _of_runs(outline, height, width) if isinstance(outline, dict) else _of_polygons(outline, height, width)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise DataError(
+            "D-44", f"an outline cannot be drawn: {error}. It begins {json.dumps(outline)[:80]}."
+        ) from error
+
+
+def _of_polygons(polygons: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels inside any of the polygons, lists of x and y by turns, by COCO's own rule."""
+    for polygon in polygons or [[]]:
+        numbers = isinstance(polygon, list) and all(isinstance(v, int | float) and abs(v) < 1e6 for v in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError("a polygon takes three points or more, x and y of each")
+    coco = coco_masks()
+    return np.array(coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))), dtype=np.bool_)
+
+
+def _of_runs(runs: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    """Run lengths by columns, of pixels outside and inside by turns, as numbers or as COCO's text."""
+    counts = _lengths(runs["counts"]) if isinstance(runs["counts"], str) else runs["counts"]
+    whole = all(isinstance(count, int) and count >= 0 for count in counts)
+    if list(runs["size"]) != [height, width] or not whole or sum(counts) != height * width:
+        raise ValueError(f"its run lengths are not those of {width} x {height} pixels")
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
+
+
+def _lengths(text: str) -> list[int]:
+    """COCO's compressed run lengths: five bits a character, the lowest first, from the fourth on as differences."""
+    counts: list[int] = []
+    value = place = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << 5 * place
+        place += 1
+        if not bits & 32:
+            value -= (bits & 16) and 1 << 5 * place
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = place = 0
+    return counts
+
+
+def coco_masks() -> Any:
+    """Pycocotools' masks. Raises MachineError R-12 where it is not installed."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise MachineError(
+            "R-12", "pycocotools is not installed.", "It draws polygons.",
+            "Install it: pip install 'tutelage[detection]'.",
+        ) from error  # fmt: skip
+    return mask

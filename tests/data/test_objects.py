@@ -1,0 +1,209 @@
+"""Sets with objects: COCO files, what is cut, what is left out and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.data.index import open_data
+from tutelage.data.objects import _mask, coco_masks
+from tutelage.errors import DataError
+
+SIZE = (20, 30)
+
+
+def coco(part: str, count: int = 6) -> dict[str, Any]:
+    """A square of each picture, as a polygon, and a bar, as run lengths by columns."""
+    images, annotations = [], []
+    for i in range(count):
+        images.append({"id": 10 + i, "file_name": f"{part}-{i}.png", "height": SIZE[0], "width": SIZE[1]})
+        square = {"bbox": [2, 3, 5, 5], "segmentation": [[2, 3, 7, 3, 7, 8, 2, 8]], "category_id": 4}
+        counts = [20 * 25, 20 * 2, 20 * 3]  # columns 25 and 26
+        bar = {"bbox": [25, 0, 2, 20], "segmentation": {"size": list(SIZE), "counts": counts}, "category_id": 9}
+        for each in (square, bar):
+            annotations.append({"id": len(annotations), "image_id": 10 + i, "iscrowd": 0, "area": 1, **each})
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 9, "name": "bar"}, {"id": 4, "name": "square"}],
+    }
+
+
+def write(root: Path, *, folder: str = "images", file: str = "{part}.json", change=None) -> Path:
+    for part in ("train", "val"):
+        values = coco(part)
+        if change:
+            change(values, part)
+        pictures = root / folder.format(part=part)
+        pictures.mkdir(parents=True, exist_ok=True)
+        for image in values["images"]:
+            if not image.pop("absent", False):
+                Image.fromarray(np.full((*SIZE, 3), 90, dtype=np.uint8)).save(pictures / image["file_name"])
+        path = root / file.format(part=part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [
+        ("images", "{part}.json"),
+        ("images", "annotations/{part}.json"),
+        ("{part}2017", "annotations/instances_{part}2017.json"),
+    ],
+)
+def test_boxes_classes_and_masks_are_those_of_the_file(tmp_path: Path, folder: str, file: str) -> None:
+    data = open_data(str(write(tmp_path, folder=folder, file=file)), annotation="objects")
+    assert data.train.classes == ("square", "bar") and data.train.instances.ids == (4, 9), (
+        "in the order of COCO's numbers"
+    )
+    assert (len(data.train) + len(data.held_out), len(data.test)) == (6, 6)
+    found = data.test.objects(0)
+    assert found.boxes.tolist() == [[2, 3, 7, 8], [25, 0, 27, 20]] and found.labels.tolist() == [0, 1]
+    square, bar = torch.zeros(2, *SIZE, dtype=torch.bool)
+    square[3:8, 2:7], bar[:, 25:27] = True, True
+    assert torch.equal(found.masks[0], square) and torch.equal(found.masks[1], bar)
+    assert not found.crowd.any() and data.train.instances.has_masks
+
+
+def test_boxes_are_cut_at_the_border_and_left_out_where_nothing_is_left(tmp_path: Path) -> None:
+    def change(values: dict[str, Any], part: str) -> None:
+        values["annotations"][0]["bbox"] = [-3, 15, 10, 50]
+        values["annotations"][1]["bbox"] = [40, 3, 5, 5]
+        values["annotations"][2]["bbox"] = [4, 4, 0, 7]
+
+    data = open_data(str(write(tmp_path, change=change)), annotation="objects", holdout=0.0)
+    assert data.train.objects(0).boxes.tolist() == [[0, 15, 7, 20]]
+    assert data.train.objects(1).labels.tolist() == [1]
+    notes = data.found.notes
+    assert "warning: 2 objects outside its picture are left out" in notes
+    assert "warning: 2 objects without area are left out" in notes
+
+
+def test_a_picture_without_objects_is_not_trained_on(tmp_path: Path) -> None:
+    def change(values: dict[str, Any], part: str) -> None:
+        values["annotations"] = values["annotations"][2:]
+
+    data = open_data(str(write(tmp_path, change=change)), annotation="objects", holdout=0.0)
+    assert data.train.labels.tolist() == [-1, 0, 0, 0, 0, 0]
+    empty = data.train.objects(0)
+    assert empty.boxes.shape == (0, 4) and empty.masks.shape == (0, *SIZE)
+    assert "2 pictures have no objects, and are not trained on" in data.found.notes
+
+
+def test_crowds_are_kept_apart(tmp_path: Path) -> None:
+    def change(values: dict[str, Any], part: str) -> None:
+        for each in values["annotations"][:2]:
+            each["iscrowd"] = 1
+
+    data = open_data(str(write(tmp_path, change=change)), annotation="objects", holdout=0.0)
+    assert data.train.objects(0).crowd.all() and data.train.labels[0] == -1, "nothing but a crowd teaches nothing"
+    assert "24 objects of 2 classes, 4 of them crowds" in data.found.notes
+
+
+def test_a_category_that_nothing_teaches_is_told(tmp_path: Path) -> None:
+    def change(values: dict[str, Any], part: str) -> None:
+        values["categories"].append({"id": 12, "name": "unicorn"})
+
+    data = open_data(str(write(tmp_path, change=change)), annotation="objects")
+    assert "warning: no object to train on is a unicorn" in data.found.notes
+
+
+def test_without_outlines_a_mask_is_its_box(tmp_path: Path) -> None:
+    def change(values: dict[str, Any], part: str) -> None:
+        for each in values["annotations"]:
+            del each["segmentation"]
+
+    data = open_data(str(write(tmp_path, change=change)), annotation="objects")
+    assert not data.train.instances.has_masks
+    assert data.train.objects(0).masks.sum((1, 2)).tolist() == [25, 40]
+
+
+def test_run_lengths_are_cocos(tmp_path: Path) -> None:
+    """As pycocotools writes and reads them, as text and as numbers."""
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 1.0):
+        mask = np.asfortranarray(rng.random(SIZE) < share)
+        text = {"size": list(SIZE), "counts": coco_masks().encode(mask.astype(np.uint8))["counts"].decode()}
+        changes = np.flatnonzero(np.diff(mask.flatten(order="F"))) + 1
+        runs = np.diff([0, *changes, mask.size]).tolist()
+        numbers = {"size": list(SIZE), "counts": [0, *runs] if mask[0, 0] else runs}
+        for outline in (text, numbers):
+            np.testing.assert_array_equal(_mask({"outline": outline}, *SIZE), mask)
+
+
+def set_to(place: str, index: int, name: str, value: Any):
+    def change(values: dict[str, Any], part: str) -> None:
+        values[place][index][name] = value
+
+    return change
+
+
+def lacking(name: str):
+    def change(values: dict[str, Any], part: str) -> None:
+        del values[name]
+
+    return change
+
+
+def other_categories(values: dict[str, Any], part: str) -> None:
+    if part == "val":
+        values["categories"][0]["name"] = "another"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            set_to("images", 2, "absent", True),
+            r"D-42: .*train.json names 6 pictures, and 1 are not in .*images: train-2.png",
+        ),
+        (set_to("images", 1, "id", 10), "D-41: .*the picture 10 comes twice"),
+        (set_to("images", 0, "height", 21), r"D-43: 2 of 12 pictures .*train-0.png \(30 x 21, not 30 x 20\)"),
+        (set_to("images", 0, "width", "30"), 'D-40: .*width is "30", no whole number'),
+        (set_to("annotations", 0, "image_id", 99), "D-41: .*object 0 is of the picture 99, which is not there"),
+        (set_to("annotations", 0, "category_id", 5), "D-41: .*object 0 is of the category 5, which is not there"),
+        (set_to("annotations", 3, "bbox", [1, 2, 3]), r"D-40: .*bbox of the object 3 is \[1, 2, 3\], not 4 numbers"),
+        (set_to("annotations", 3, "bbox", "all"), 'D-40: .*bbox of the object 3 is "all"'),
+        (set_to("categories", 1, "id", 9), "D-41: .*two categories have the same number or name"),
+        (lacking("annotations"), "D-40: .*it has no list 'annotations'"),
+        (other_categories, "D-41: the categories of .*val.json are not those of .*train.json"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(tmp_path: Path, change, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        open_data(str(write(tmp_path, change=change)), annotation="objects")
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"size": [20, 30], "counts": [5, 10_000_000, 2]},
+        {"size": [20, 30], "counts": [-5, 605]},
+        {"size": [2000, 3000], "counts": "aaaa"},
+        {"size": [20, 30], "counts": "00000000000000000000000000000"},
+        [[1, 2]],
+        [],
+        "all of it",
+        {"counts": []},
+    ],
+    ids=repr,
+)
+def test_an_outline_that_cannot_be_drawn_is_refused_where_it_is_read(tmp_path: Path, outline: Any) -> None:
+    root = write(tmp_path, change=set_to("annotations", 0, "segmentation", outline))
+    data = open_data(str(root), annotation="objects", holdout=0.0)
+    with pytest.raises(DataError, match="D-44: an outline cannot be drawn"):
+        data.train.objects(0)
+
+
+def test_no_coco_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"D-40: .* has no train.json"):
+        open_data(str(tmp_path), annotation="objects")
+    (tmp_path / "train.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="D-40: .*nested too deeply"):
+        open_data(str(tmp_path), annotation="objects")
