@@ -162,6 +162,9 @@ def test_flowers_are_divided_as_published(tmp_path):
         f"jpg/image_0000{k}.jpg" for k in (1, 3, 5)
     ]
     assert data.test.labels.tolist() == [0, 1]
+    everything = open_data("flowers102", cache=tmp_path, holdout=0.0)
+    assert [len(part) for part in (everything.train, everything.held_out, everything.test)] == [4, 0, 2]
+    assert "the validation part (2 pictures) is trained on too" in everything.found.notes
 
 
 def test_imagenet_is_a_folder_with_train_and_val(tmp_path, monkeypatch):

@@ -17,7 +17,6 @@ from tutelage.errors import DataError, SettingsError
 from tutelage.method import Method
 from tutelage.methods.finetune import FinetuneSettings
 from tutelage.mixing import smoothed
-from tutelage.recipes import load, names
 
 CLASSES = 4
 PLAIN: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0}
@@ -172,28 +171,3 @@ def test_what_cannot_work_is_refused() -> None:
         FinetuneSettings(hands_on="teacher").check((8, 8), 4)
     with pytest.raises(DataError, match="D-17: the training pictures of x have no labels"):
         FinetuneSettings().check_classes("x", 0)
-
-
-@pytest.mark.parametrize("name", [name for name in names() if name.startswith("finetune-vit")])
-def test_a_published_recipe_builds_at_full_size_with_the_tables_numbers(name: str) -> None:
-    """Methods 3.1: epochs, batch, peak learning rate, layer decay, warm-up, drop path."""
-    table = {
-        "finetune-vitb16": (100, 1024, 2e-3, 0.65, 5, 0.1),
-        "finetune-vitb16-appendix": (100, 2048, 4e-3, 0.65, 10, 0.1),
-        "finetune-vitl16": (50, 1024, 4e-3, 0.75, 5, 0.2),
-        "finetune-vits16": (50, 1024, 2e-3, 0.75, 5, 0.1),
-    }
-    settings = load(name)
-    optim = settings.optim
-    assert table[name] == (
-        settings.epochs, settings.batch_size, pytest.approx(settings.lr), optim.layer_decay, optim.warmup_epochs,
-        settings.backbone.drop_path,
-    )  # fmt: skip
-    assert (optim.betas, optim.weight_decay, optim.min_lr, optim.clip) == ((0.9, 0.999), 0.05, 1e-6, None)
-    with torch.device("meta"):
-        method = settings.method.build(
-            build_vit(settings.backbone.model_copy(update={"positions": "learned"}), 3), 1000
-        )
-    depth = len(method.student.blocks)
-    scales = {group["lr_scale"] for group in parameter_groups(method, optim)}
-    assert len(scales) == depth + 2 and min(scales) == pytest.approx(optim.layer_decay ** (depth + 1))

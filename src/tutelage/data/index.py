@@ -78,8 +78,8 @@ def open_data(
 
     A given test part is kept as it is. Otherwise a fifth of the labelled pictures, stratified, is kept for testing;
     of the rest the share `holdout`, at most 10,000, is held out of training, unless the set has a validation part
-    besides its test part. Both are functions of names and labels alone. `cache` is where named sets are kept,
-    and what was seen of large ones.
+    besides its test part; with a `holdout` of 0 that part is trained on too. Both are functions of names and labels alone.
+    `cache` is where named sets are kept, and what was seen of large ones.
 
     `share` of the training pictures are used, chosen by `seed`. `labels` are those of a table (labels.csv) instead of the
     set's own, or as many ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. Raises DataError D-01
@@ -241,8 +241,9 @@ def _divide(
 ) -> Data:
     hashes = name_hashes([source.name(i) for i in range(len(source))])
     notes: list[str] = []
-    test, held_out = _given(labels, parts, notes)
-    trainable = np.array([part == "train" for part in parts], dtype=np.bool_)
+    test, val = _given(labels, parts, notes, trained_on=holdout == 0)
+    held_out = val if holdout else np.zeros_like(val)
+    trainable = np.array([part == "train" for part in parts], dtype=np.bool_) | val
     if not test.any():
         known = labels >= 0
         test[known] = take(hashes[known], labels[known], TEST_SHARE, "test")
@@ -297,7 +298,7 @@ def _fingerprint(everything: Pictures, test: NDArray[np.bool_], held_out: NDArra
 
 
 def _given(
-    labels: NDArray[np.int64], parts: tuple[str, ...], notes: list[str]
+    labels: NDArray[np.int64], parts: tuple[str, ...], notes: list[str], *, trained_on: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Masks of the test part and of the validation part that the set brings.
 
@@ -310,5 +311,6 @@ def _given(
             notes.append(f"the test part ({test.sum():,} pictures without labels) is not used")
         return val, np.zeros_like(val)
     if val.any():
-        notes.append(f"the validation part ({val.sum():,} pictures) is held out of training, to watch it by")
+        use = "trained on too" if trained_on else "held out of training, to watch it by"
+        notes.append(f"the validation part ({val.sum():,} pictures) is {use}")
     return test, val

@@ -80,7 +80,8 @@ class RunSettings(Settings, Generic[M]):
     monitors: NonNegativeInt = 10
     """How often in a run to ask whether it learns."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """Share of the training pictures held out to ask that, never trained on; at most 10,000."""
+    """Share of the training pictures held out to ask that, never trained on; at most 10,000. 0 trains on all of them, and on a
+    validation part that a set has besides its test part (Flowers)."""
     stuck_minutes: Positive = 30.0
     """A process that is so long in reading, a step or a save is ended, and named."""
     device: Literal["cpu", "cuda"] | None = None

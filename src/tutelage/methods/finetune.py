@@ -29,8 +29,8 @@ class FinetuneSettings(MethodSettings):
     name: Literal["finetune"] = "finetune"
     pool: Pool = "avg"
     """The classifier reads the mean of the patch tokens, normed after it (MAE's `global_pool`), or the normed class token."""
-    view: Literal["strong", "weak", "simple"] = "strong"
-    """How training pictures are changed; strong is MAE's: crop, flip, RandAugment and erasing."""
+    view: Literal["strong", "weak", "simple", "complex"] = "strong"
+    """How training pictures are changed; strong is MAE's: crop, flip, RandAugment and erasing; complex has colours."""
     mixup: NonNegative = 0.8
     """Alpha of mixup's Beta distribution; 0 is without."""
     cutmix: NonNegative = 1.0
