@@ -52,7 +52,7 @@ class Segmenter:
     def logits(self, picture: Float[Tensor, "c h w"]) -> Float[Tensor, "classes h w"]:
         """Of every pixel of a picture of any size, normalised.
 
-        The picture is resized until its short side is the window's. Windows lie a third of their side apart or less, over
+        The picture is resized until its short side is the window's. Windows lie two thirds of their side apart or less, over
         all of it; where they overlap their logits are averaged (as mmsegmentation's sliding evaluation).
         """
         sides = picture.shape[-2:]
@@ -118,11 +118,16 @@ def load_segmenter(where: str) -> Segmenter:
         tensors = read_safetensors(folder / TENSORS)
     except (ValueError, ValidationError, OSError) as error:
         raise CheckpointError("K-03", f"{folder} cannot be read: {str(error).splitlines()[0]}.") from error
-    method = told.method.build(build_vit(told.backbone, told.channels), len(told.classes))
-    try:
-        method.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError("K-30", f"the tensors of {folder} are not those of its settings.") from error
+    with torch.device("meta"):  # what the settings claim takes no memory before it is compared
+        claimed = {name: tensor.shape for name, tensor in _built(told).state_dict().items()}
+    if claimed != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise CheckpointError("K-30", f"the tensors of {folder} are not those of its settings.")
+    method = _built(told)
+    method.load_state_dict(tensors)
     statistics = Statistics(told.mean, told.std)
     size = told.backbone.size
     return Segmenter(method.eval(), statistics, size, told.channels, told.classes, told.values, str(folder))
+
+
+def _built(told: _Described) -> Segmentation:
+    return told.method.build(build_vit(told.backbone, told.channels), len(told.classes))

@@ -1,6 +1,7 @@
 """Segmentation from a backbone to masks, through the command line in this process."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tutelage
 from shapes import CLASSES, VALUES, write_shapes
 from small_runs import FLAGS
 from tutelage.cli import main
+from tutelage.errors import TutelageError
 from tutelage.segmenter import load_segmenter
 
 SMALL = ["--batch-size=16", "--log-steps=1", "--monitors=2", "--method.channels=8", "--method.auxiliary-channels=8"]
@@ -134,6 +136,29 @@ def test_masks_stay_in_their_folder_whatever_pictures_are_called(run: Path, shap
     assert main(["predict", str(run), f"--data={listed}", f"--out={tmp_path / 'deep' / 'out'}"]) == 0
     written = sorted(str(f.relative_to(tmp_path / "deep")) for f in (tmp_path / "deep").rglob("*.png"))
     assert written == [f"out/masks/{name}.png" for name in ("0", "1", "a/x", "x")] + ["out/predictions.png"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (
+            {"backbone": {"width": 1024, "depth": 64, "heads": 16, "image_size": 4096, "patch_size": 4}},
+            "K-30: the tensors of",
+        ),
+        ({"classes": ["a"] * 250, "values": list(range(250))}, "K-30: the tensors of"),
+        ({"backbone": {"name": "hf-hub:someone/something"}}, "C-1"),
+        ({"mean": "all"}, "K-03: .* cannot be read"),
+    ],
+)
+def test_a_segmenter_that_claims_what_it_is_not_is_refused(run: Path, tmp_path: Path, harm: dict, told: str) -> None:
+    folder = tmp_path / "segmenter"
+    shutil.copytree(run / "segmenter", folder)
+    values = json.loads((folder / "segmenter.json").read_text())
+    for name, value in harm.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    (folder / "segmenter.json").write_text(json.dumps(values))
+    with pytest.raises(TutelageError, match=told):
+        load_segmenter(str(folder))
 
 
 def test_the_size_is_the_recipes_made_a_multiple_of_the_patch(pretrained: Path) -> None:
