@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import SettingsError, Stopped, TutelageError, nearest, printable, translated
 from tutelage.floors import check_floors
 from tutelage.version import __version__
 
 if TYPE_CHECKING:
+    from tutelage.api import Task
     from tutelage.engine.settings import RunSettings
 
 HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
@@ -131,7 +132,7 @@ learn a backbone from pictures without labels. The same command again goes on wh
 recipes: tutelage recipes        options of one: tutelage pretrain RECIPE --help (--help-all for every one)"""
 
 
-def _downstream(task: Literal["finetune", "segment"], words: list[str]) -> int:
+def _downstream(task: "Task", words: list[str]) -> int:
     from tutelage import recipes
 
     out, words = _take(words, "--out")

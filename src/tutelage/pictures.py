@@ -183,8 +183,7 @@ def segmentations(
 def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
     """A picture (in 0..1) under the colours of its classes."""
     found = [c for c in torch.unique(mask).tolist() if c != IGNORED]
-    c, h, w = picture.shape
-    rgb = picture.expand(3, h, w) if c == 1 else torch.cat([picture[:3], picture.new_zeros(max(0, 3 - c), h, w)])
+    rgb = _coloured(picture)
     if not found:
         return rgb
     layers = torch.stack([mask == c for c in found])
@@ -265,13 +264,18 @@ def hide(
 
 def show(picture: Float[Tensor, "c h w"]) -> Image.Image:
     """A picture in 0..1 as an image of about `TILE` pixels."""
-    c, h, w = picture.shape
-    rgb = picture.expand(3, h, w) if c == 1 else torch.cat([picture[:3], picture.new_zeros(max(0, 3 - c), h, w)])
-    image = Image.fromarray((rgb * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+    h, w = picture.shape[1:]
+    image = Image.fromarray((_coloured(picture) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
     times = TILE // max(h, w)
     if times >= 1:
         return image.resize((w * times, h * times), Image.Resampling.NEAREST)
     return image.resize((max(1, w * TILE // max(h, w)), max(1, h * TILE // max(h, w))), Image.Resampling.LANCZOS)
+
+
+def _coloured(picture: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:
+    """Three channels: grey is repeated, two get an empty third, of more the first three are taken."""
+    c, h, w = picture.shape
+    return picture.expand(3, h, w) if c == 1 else torch.cat([picture[:3], picture.new_zeros(max(0, 3 - c), h, w)])
 
 
 def _pair_up(cells: list[list[Cell]]) -> list[list[Cell]]:

@@ -48,6 +48,11 @@ class Segmenter:
     """The value of each class in masks."""
     origin: str
 
+    @property
+    def architecture(self) -> str:
+        """The name of its decoder."""
+        return self.method.settings.head
+
     @torch.no_grad()
     def logits(self, picture: Float[Tensor, "c h w"]) -> Float[Tensor, "classes h w"]:
         """Of every pixel of a picture of any size, normalised.
@@ -100,14 +105,12 @@ def write_segmenter(segmenter: Segmenter, folder: Path, backbone: BackboneSettin
 
 def has_segmenter(where: str) -> bool:
     """Whether there is one in the run, or in the folder that the run wrote."""
-    path = Path(where).expanduser()
-    return (path / "segmenter" / FILE).is_file() or (path / FILE).is_file()
+    return (_folder_of(where) / FILE).is_file()
 
 
 def load_segmenter(where: str) -> Segmenter:
     """The segmenter of a run, or in the folder that the run wrote, in eval mode on the CPU. Raises CheckpointError."""
-    path = Path(where).expanduser()
-    folder = path / "segmenter" if (path / "segmenter" / FILE).is_file() else path
+    folder = _folder_of(where)
     if not (folder / FILE).is_file():
         raise CheckpointError(
             "K-07", f"{where} has no segmenter.", "A run of tutelage segment writes one at its end.",
@@ -127,6 +130,12 @@ def load_segmenter(where: str) -> Segmenter:
     statistics = Statistics(told.mean, told.std)
     size = told.backbone.size
     return Segmenter(method.eval(), statistics, size, told.channels, told.classes, told.values, str(folder))
+
+
+def _folder_of(where: str) -> Path:
+    """The run's folder segmenter, where it has one."""
+    path = Path(where).expanduser()
+    return path / "segmenter" if (path / "segmenter" / FILE).is_file() else path
 
 
 def _built(told: _Described) -> Segmentation:

@@ -54,6 +54,14 @@ class Data:
     fingerprint: str
     """A SHA-256 of names, lengths (of arrays: pixels), labels and division."""
 
+    @property
+    def everything(self) -> Pictures:
+        """All pictures of the source in its order, each with the label that a part has for it."""
+        labels = np.full(len(self.train.source), -1, dtype=np.int64)
+        for part in (self.train, self.held_out, self.test):
+            labels[part.ids] = part.labels
+        return replace(self.train, ids=np.arange(len(labels)), labels=labels)
+
 
 class Statistics(NamedTuple):
     """Mean and standard deviation of each channel, of pixels in 0..1."""

@@ -80,11 +80,8 @@ class SegmentView(Settings):
             applied, strength = draws.uniform() < self.distort, draws.uniform(low, high)
             if applied and x.shape[0] in channels:
                 drawn[name] = strength
-        names = (
-            ("brightness", "contrast", "saturation", "hue")
-            if early
-            else ("brightness", "saturation", "hue", "contrast")
-        )
+        names = ["brightness", "saturation", "hue"]
+        names.insert(1 if early else 3, "contrast")
         for name in names:
             if name in drawn:
                 x = _CHANGES[name].change(x, drawn[name])

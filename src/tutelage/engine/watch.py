@@ -76,22 +76,25 @@ class Watch:
         """What the method's own classifier says of the pictures that ask, where it trains one."""
         found = []
         for batch in self._kept["queries"]:
-            with self.numerics.cast():
-                logits = method.logits(self.numerics.ready(batch).views[0])
-            if logits is None:
+            if (logits := self._logits(method, batch)) is None:
                 return {}
-            found.append(logits.cpu())
+            found.append(logits)
         return classified(torch.cat(found), torch.cat([batch.labels for batch in self._kept["queries"]]))
+
+    def _logits(self, method: Method, batch: Batch) -> Tensor | None:
+        """What the method's own classifier says of plain pictures, on the CPU; None where it trains none."""
+        with self.numerics.cast():
+            logits = method.logits(self.numerics.ready(batch).views[0])
+        return None if logits is None else logits.cpu()
 
     def _segmented(self, method: Method) -> dict[str, float]:
         """How well the method names the pixels of the pictures that ask."""
         num_classes = len(self.queries.classes)
         table = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         for batch in self._kept["queries"]:
-            with self.numerics.cast():
-                logits = method.logits(self.numerics.ready(batch).views[0])
+            logits = self._logits(method, batch)
             assert logits is not None and batch.masks is not None
-            table += confusion(logits.argmax(1).cpu(), batch.masks, num_classes)
+            table += confusion(logits.argmax(1), batch.masks, num_classes)
         found = overlap(table)
         return {"miou": found.miou, "pixel_accuracy": found.accuracy}
 
@@ -120,10 +123,10 @@ class Watch:
 
     def _draw_masks(self, method: Method, folder: Path) -> None:
         batch = self._kept["queries"][0]
-        logits = method.logits(self.numerics.ready(batch).views[0])
+        logits = self._logits(method, batch)
         assert logits is not None and batch.masks is not None
         plain = batch.normalised(*self._plain).views[0]
-        items = list(zip(plain, batch.masks, logits.argmax(1).cpu(), strict=True))[:SHOWN]
+        items = list(zip(plain, batch.masks, logits.argmax(1), strict=True))[:SHOWN]
         note = "Held-out pictures, what is known of each pixel, and what is predicted. Pixels without a colour do not count."
         sheet = segmentations(items, ("picture", "known", "predicted"), self.queries.classes, note)
         save(sheet, folder / "masks.png")

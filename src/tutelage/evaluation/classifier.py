@@ -1,7 +1,6 @@
 """The classifier that a run trained, asked about labelled pictures: of its classes, or of some of them."""
 
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -82,10 +81,7 @@ def columns_of(
 
 def _every(data: Data) -> tuple[Parts, list[str]]:
     """All labelled pictures as the test part. Raises DataError D-10."""
-    parts = [data.train, data.held_out, data.test]
-    ids, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels"))
-    order = ids.argsort()
-    pictures = replace(data.train, ids=ids[order], labels=labels[order]).labelled()
+    pictures = data.everything.labelled()
     if not len(pictures):
         raise DataError(
             "D-10", f"{data.name} has no labels.", "Accuracy cannot be measured without them.", "Give class folders."

@@ -13,6 +13,7 @@ from tutelage.data.index import Data, Pictures
 from tutelage.errors import DataError
 from tutelage.evaluation.features import Features
 from tutelage.export import Encoder
+from tutelage.segmenter import Segmenter
 
 
 class Parts(NamedTuple):
@@ -73,9 +74,15 @@ class Seen:
         return Split(*(Labelled(getattr(part, token).to(device), part.labels.to(device)) for part in found))
 
 
+def known_parts(data: Data) -> tuple[Parts, list[str]]:
+    """The labelled pictures of each part, and what to say about the division."""
+    notes = [note for note in data.found.notes if "testing" in note or "held out" in note]
+    return Parts(data.train.labelled(), data.held_out.labelled(), data.test.labelled()), notes
+
+
 def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
-    """The labelled pictures of each part, and what to say about them. Raises DataError D-10 or D-15."""
-    parts = Parts(data.train.labelled(), data.held_out.labelled(), data.test.labelled())
+    """The parts that classifiers learn from, and what to say about them. Raises DataError D-10 or D-15."""
+    parts, notes = known_parts(data)
     counts = {name: len(part) for name, part in parts._asdict().items()}
     if not any(counts.values()):
         raise DataError(
@@ -93,7 +100,6 @@ def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
         raise DataError(
             "D-15", f"the labelled training pictures of {data.name} are all of one class.", todo="Label another."
         )
-    notes = [note for note in data.found.notes if "testing" in note or "held out" in note]
     unlabelled = len(data.train) + len(data.held_out) + len(data.test) - sum(counts.values())
     if unlabelled:
         notes.append(f"{unlabelled:,} pictures without a label are not used")
@@ -104,7 +110,7 @@ def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
     return parts, notes
 
 
-def asked(where: str, encoder: Encoder, data: Data, parts: Parts) -> dict[str, Any]:
+def asked(where: str, encoder: Encoder | Segmenter, data: Data, parts: Parts) -> dict[str, Any]:
     """What every evaluation tells of whom it asked about which pictures."""
     return {
         "encoder": where,

@@ -3,11 +3,9 @@
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -56,11 +54,7 @@ def predict(
     classifier = load_classifier(where)
     classifier.vit.to(device)
     opened = open_data(data, holdout=0.0)
-    source = opened.train.source
-    labels = np.full(len(source), -1, dtype=np.int64)
-    for part in (opened.train, opened.held_out, opened.test):
-        labels[part.ids] = part.labels
-    pictures = replace(opened.train, ids=np.arange(len(source)), labels=labels)
+    pictures = opened.everything
     shown: list[tuple[Prediction, Tensor]] = []
     found: list[Prediction] = []
     every = max(1, len(pictures) // (COLUMNS * ROWS))

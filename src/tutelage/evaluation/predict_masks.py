@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from tutelage.data.index import Pictures, open_data
+from tutelage.data.index import open_data
 from tutelage.errors import MachineError
-from tutelage.evaluation.features import Say, normalised
+from tutelage.evaluation.features import Say
+from tutelage.evaluation.segmentation import classes_of
 from tutelage.pictures import segmentations
-from tutelage.segmenter import Segmenter, load_segmenter
+from tutelage.segmenter import load_segmenter
 from tutelage.sheet import save
 
 SHOWN = 12
@@ -39,7 +39,7 @@ def predict_masks(
     segmenter = load_segmenter(where)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     segmenter.method.to(device)
-    pictures = _all_of(data)
+    pictures = open_data(data, holdout=0.0).everything
     names = _files_of([pictures.name(i) for i in range(len(pictures))])
     values = np.array(segmenter.values, dtype=np.uint8)
     counts, every = np.zeros(len(values)), max(1, len(pictures) // SHOWN)
@@ -49,7 +49,7 @@ def predict_masks(
             number, picture = pictures.fetch(i)
             if number != i:
                 continue  # it cannot be read, and another one was read in its place
-            found = _classes(segmenter, picture.to(device))
+            found = classes_of(segmenter, picture.to(device))
             counts += np.bincount(found.flatten().numpy(), minlength=len(values))
             file = out / "masks" / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +66,6 @@ def predict_masks(
     return MaskedPictures(len(names), shares)
 
 
-def _all_of(data: str) -> Pictures:
-    source = open_data(data, holdout=0.0).train.source
-    return Pictures(source, np.arange(len(source)), np.full(len(source), -1), ())
-
-
 def _files_of(names: list[str]) -> list[str]:
     """A file for each picture, inside the folder whatever it is called, and each its own."""
     found: dict[str, None] = {}
@@ -79,8 +74,3 @@ def _files_of(names: list[str]) -> list[str]:
         file = f"{'/'.join(parts) or i}.png"
         found[file if file not in found else f"{file.removesuffix('.png')}-{i}.png"] = None
     return list(found)
-
-
-def _classes(segmenter: Segmenter, picture: Tensor) -> UInt8[Tensor, "h w"]:
-    x = normalised(picture[None], segmenter.statistics, segmenter.channels)[0]
-    return segmenter.logits(x).argmax(0).to(torch.uint8).cpu()

@@ -4,12 +4,14 @@ import math
 import time
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from tutelage.confusion import Overlap, confusion, overlap
 from tutelage.data.index import Pictures, open_data
 from tutelage.errors import DataError
 from tutelage.evaluation.features import Say, normalised
-from tutelage.evaluation.parts import Parts
+from tutelage.evaluation.parts import asked, known_parts
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 from tutelage.segmenter import Segmenter, load_segmenter
 
@@ -35,7 +37,7 @@ def evaluate_segmentation(
             todo="Evaluate it on a set with its classes.",
         )
     segmenter.method.to(device)
-    parts = Parts(opened.train.labelled(), opened.held_out.labelled(), opened.test.labelled())
+    parts, notes = known_parts(opened)
     held_out, test = (_overlap(segmenter, part, device, say) for part in (parts.held_out, parts.test))
     found_iou = zip(segmenter.classes, test.iou.tolist(), strict=True)
     iou = {name: None if math.isnan(value) else round(value, 4) for name, value in found_iou}
@@ -43,17 +45,11 @@ def evaluate_segmentation(
     found = Evaluation(
         protocol=f"segmentation/{VERSION}",
         settings={},
-        encoder=where,
-        origin=segmenter.origin,
         teacher=None,
-        architecture=segmenter.method.settings.head,
-        data=opened.name,
-        fingerprint=opened.fingerprint,
-        pictures={name: len(part) for name, part in parts._asdict().items()},
-        num_classes=len(segmenter.classes),
         rows=(Row("segmenter", {"mIoU": score}),),
-        notes=tuple(note for note in opened.found.notes if "testing" in note or "held out" in note),
+        notes=tuple(notes),
         seconds=round(time.perf_counter() - start, 3),
+        **asked(where, segmenter, opened, parts),
     )
     remember(where, [found])
     return found
@@ -66,9 +62,13 @@ def _overlap(segmenter: Segmenter, pictures: Pictures, device: torch.device | st
         number, picture = pictures.fetch(i)
         mask = pictures.mask(number)
         assert mask is not None
-        x = normalised(picture[None].to(device), segmenter.statistics, segmenter.channels)[0]
-        logits = segmenter.logits(x)
-        table += confusion(logits.argmax(0).cpu(), mask, num_classes)
+        table += confusion(classes_of(segmenter, picture.to(device)), mask, num_classes)
         if say:
             say(f"segmentation  {i + 1:,} of {len(pictures):,} pictures")
     return overlap(table)
+
+
+def classes_of(segmenter: Segmenter, picture: Tensor) -> Int[Tensor, "h w"]:
+    """The most probable class of each pixel of a picture [c, h, w], uint8 or float in 0..1, on the CPU."""
+    x = normalised(picture[None], segmenter.statistics, segmenter.channels)[0]
+    return segmenter.logits(x).argmax(0).cpu()
