@@ -103,6 +103,16 @@ def test_it_begins_from_an_encoder_at_a_size_of_its_own(pretrained: Path, shapes
     assert load_segmenter(str(again)).method.settings.head == "linear"
 
 
+def test_pictures_without_a_mask_are_neither_trained_on_nor_asked_about(tmp_path: Path, capsys) -> None:
+    shapes = write_shapes(tmp_path / "shapes")
+    for file in sorted((shapes / "masks/train").iterdir())[::2]:
+        file.unlink()
+    words = ["pretrain", "segment-quickstart", f"--data={shapes}", f"--out={tmp_path / 'run'}", "--steps=2", *SMALL]
+    assert main([*words, *SIZE, "--backbone.width=16", "--backbone.depth=2", "--backbone.heads=2"]) == 0
+    assert "30 pictures have no mask" in capsys.readouterr().err
+    assert "miou" in lines(tmp_path / "run/monitors.jsonl")[-1]
+
+
 def test_predictions_are_masks_with_the_values_that_were_learned_from(
     run: Path, shapes: Path, tmp_path: Path, capsys
 ) -> None:

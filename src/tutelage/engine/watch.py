@@ -37,7 +37,7 @@ class Watch:
 
     def __init__(self, data: Data, settings: RunSettings[Any], numerics: Numerics) -> None:
         self.settings, self.numerics = settings, numerics
-        asked = data.held_out if len(data.held_out) else data.train
+        asked = _asked(data)
         self.queries = _some(asked.labelled() if asked.has_labels else asked, QUERIES)
         votes = data.train.has_labels and len(data.held_out) and data.train.masks is None
         self.bank = _some(data.train.labelled(), BANK) if votes else None
@@ -163,6 +163,12 @@ def _class_tokens(method: Method, batches: Iterable[Batch], numerics: Numerics) 
         with numerics.cast():
             (x,) = numerics.ready(batch).views
             yield encode(method.encoder, x).cls[:, 0].cpu()
+
+
+def _asked(data: Data) -> Pictures:
+    """Held-out pictures, or where there are none training ones; of a set with masks those that have one."""
+    parts = (data.held_out, data.train)
+    return next(part for part in (parts if data.train.masks is None else [p.labelled() for p in parts]) if len(part))
 
 
 def _some(pictures: Pictures, count: int) -> Pictures:
