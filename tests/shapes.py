@@ -1,6 +1,8 @@
-"""Pictures of 20 x 24 px with a disc or a square on a quiet ground, and masks of what lies where."""
+"""Pictures of 20 x 24 px with a disc or a square on a quiet ground, and what lies where: as masks, and as COCO JSON."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +24,39 @@ def write_shapes(root: Path, counts: dict[str, int] | None = None) -> Path:
     lines = ["value,name", *(f"{value},{name}" for value, name in zip(VALUES, CLASSES, strict=True)), "9,"]
     (root / "classes.csv").write_text("\n".join(lines) + "\n")
     return root
+
+
+def write_objects(root: Path, counts: dict[str, int] | None = None) -> Path:
+    """A folder of images and COCO JSON with boxes and run lengths; every tenth picture is empty."""
+    rng = np.random.default_rng(0)
+    for part, count in (counts or {"train": 60, "test": 12}).items():
+        (root / "images" / part).mkdir(parents=True)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for i in range(count):
+            picture, mask = shape(rng, i % 2 + 1)
+            inside = mask == VALUES[i % 2 + 1]
+            images.append({"id": i, "file_name": f"{part}/{i:03d}.png", "height": 20, "width": 24})
+            if i % 10 == 9:
+                picture = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8)
+            else:
+                ys, xs = np.nonzero(inside)
+                box = [int(v) for v in (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)]
+                runs = {"size": [20, 24], "counts": _runs(inside)}
+                told = {"id": i + 1, "image_id": i, "category_id": 5 * (i % 2 + 1), "bbox": box, "segmentation": runs}
+                annotations.append({**told, "area": int(inside.sum()), "iscrowd": 0})
+            Image.fromarray(picture).save(root / "images" / part / f"{i:03d}.png")
+        categories = [{"id": 5 * k, "name": CLASSES[k]} for k in (1, 2)]
+        told = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{part}.json").write_text(json.dumps(told))
+    return root
+
+
+def _runs(mask: np.ndarray) -> list[int]:
+    """Lengths of the runs outside and inside by turns, by columns."""
+    flat = np.concatenate([[0], mask.T.ravel().astype(int)])
+    changes = np.flatnonzero(np.diff(flat))
+    return [int(n) for n in np.diff([0, *changes, mask.size])]
 
 
 def shape(rng: np.random.Generator, kind: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """tutelage: masked-image pretraining under teachers.
 
-`pretrain`, `finetune`, `segment`, `evaluate` (`evaluate_all`) and `load_encoder` are the doors; the parts are importable on
-their own (`from tutelage.methods.pseudomae import PseudoMAE`). Importing the package itself imports nothing heavy.
+`pretrain`, `finetune`, `segment`, `detect`, `evaluate` (`evaluate_all`) and `load_encoder` are the doors; the parts are
+importable on their own (`from tutelage.methods.pseudomae import PseudoMAE`). Importing the package itself imports nothing
+heavy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.version import __version__
 
 if TYPE_CHECKING:
+    from tutelage.api import detect as detect
     from tutelage.api import evaluate as evaluate
     from tutelage.api import evaluate_all as evaluate_all
     from tutelage.api import finetune as finetune
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from tutelage.api import pretrain as pretrain
     from tutelage.api import segment as segment
 
-__all__ = ["__version__", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain", "segment"]
+__all__ = ["__version__", "detect", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain", "segment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,15 +20,26 @@ from tutelage.errors import SettingsError, Stopped, no_memory, printable
 from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.predict_masks import predict_masks
+from tutelage.evaluation.predict_objects import predict_objects
 from tutelage.evaluation.protocol import Name
 from tutelage.evaluation.result import Evaluation
 from tutelage.export import Encoder, Format, export, load_encoder
+from tutelage.handed_on import has_method
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
-from tutelage.segmenter import has_segmenter
 from tutelage.transfer import backbone_of
 
-__all__ = ["Encoder", "Evaluation", "evaluate", "evaluate_all", "finetune", "load_encoder", "pretrain", "segment"]
+__all__ = [
+    "Encoder",
+    "Evaluation",
+    "detect",
+    "evaluate",
+    "evaluate_all",
+    "finetune",
+    "load_encoder",
+    "pretrain",
+    "segment",
+]
 
 
 class ExportOptions(Settings):
@@ -47,10 +58,11 @@ class ExportOptions(Settings):
 
 
 class PredictOptions(Settings):
-    """Name the classes of pictures, or of their pixels: `tutelage predict RUN --data FOLDER`."""
+    """Name the classes of pictures, of their pixels or of what lies on them: `tutelage predict RUN --data FOLDER`."""
 
     classifier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run that trained a classifier (finetune, segment, supervised, semi-mae, ...), or its folder classifier or segmenter."""
+    """A run that trained a classifier (finetune, segment, detect, supervised, semi-mae, ...), or its folder classifier,
+    segmenter or detector."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")]
     """A folder, a list or CSV file, or a named set."""
     out: Path | None = None
@@ -138,18 +150,18 @@ def starting_settings(recipe: str | None, file: str | None) -> RunSettings[Any]:
     return recipes.load(recipe or "")  # type: ignore[no-any-return]
 
 
-Task = Literal["finetune", "segment"]
+Task = Literal["finetune", "segment", "detect"]
 """What an encoder is put to: each is a command, and the recipes whose names begin with it are its own."""
 
 
-_LEARNING = {"finetune": "fine-tuning", "segment": "segmentation"}
+_LEARNING = {"finetune": "fine-tuning", "segment": "segmentation", "detect": "detection"}
 
 
 def downstream_settings(task: Task, encoder: str, recipe: str, teacher: str | None = None) -> RunSettings[Any]:
     """The settings of a recipe of a task that begins from an encoder, with the backbone that fits it.
 
-    Classifying takes pictures of the encoder's own size, segmentation of the recipe's, made a multiple of the encoder's
-    patch. A file of weights does not say of which model it is: there the backbone is the recipe's.
+    Classifying takes pictures of the encoder's own size, the others of the recipe's, made a multiple of the encoder's patch.
+    A file of weights does not say of which model it is: there the backbone is the recipe's.
     """
     settings: RunSettings[Any] = recipes.load(recipe)
     fitting = [name for name in recipes.names() if name.startswith(task)]
@@ -159,7 +171,7 @@ def downstream_settings(task: Task, encoder: str, recipe: str, teacher: str | No
         )
     backbone = backbone_of(encoder, teacher) or settings.backbone
     changes: dict[str, Any] = {"drop_path": settings.backbone.drop_path}
-    if task == "segment":
+    if task != "finetune":
         patch = pair(backbone.patch_size or own_patch_size(backbone.name))
         changes["image_size"] = tuple(-(-side // p) * p for side, p in zip(settings.backbone.size, patch, strict=True))
     backbone = backbone.model_copy(update=changes)
@@ -196,6 +208,22 @@ def segment(
     The same call goes on with a stopped run. `settings` and errors are as of `pretrain`.
     """
     return _downstream("segment", encoder, data, out, recipe, quiet, settings)
+
+
+def detect(
+    encoder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    recipe: str = "detect-quickstart",
+    quiet: bool = True,
+    **settings: Any,
+) -> Path:
+    """Learn what lies where, on from an encoder, and return the run folder; `data` is a folder with images and COCO JSON.
+
+    The same call goes on with a stopped run. `settings` and errors are as of `pretrain`.
+    """
+    return _downstream("detect", encoder, data, out, recipe, quiet, settings)
 
 
 def _downstream(
@@ -239,7 +267,7 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
     return finished
 
 
-_JUDGED = {"classifier": "classifier", "segmentation": "segmenter"}
+_JUDGED = {"classifier": "classifier", "segmentation": "segmenter", "detection": "detector"}
 """By which protocol a run is judged that wrote this folder."""
 
 
@@ -271,11 +299,13 @@ def export_with(options: ExportOptions) -> None:
 
 
 def predict_with(options: PredictOptions) -> Path:
-    """Write predictions.csv (or of a segmentation run masks) and predictions.png, and say how much is of which class."""
+    """Write predictions.csv (or masks, or predictions.json) and predictions.png, and say how much is of which class."""
     place = Path(options.data).expanduser()
     out = options.out or Path(f"predictions-{place.stem if place.is_file() else place.resolve().name}")
-    if has_segmenter(options.classifier):
+    if has_method("segmenter", options.classifier):
         return _predict_masks(options, out)
+    if has_method("detector", options.classifier):
+        return _predict_objects(options, out)
     found = predict(
         options.classifier, options.data, out, device=options.device, workers=options.workers, say=_every_few_seconds()
     )
@@ -297,6 +327,14 @@ def _predict_masks(options: PredictOptions, out: Path) -> Path:
     told = ", ".join(f"{name} {share:.1%}" for name, share in largest if share)
     print(printable(f"{found.pictures:,} pictures, of their pixels: {told}"), file=sys.stderr)
     print(printable(f"{out}/masks, predictions.png"), file=sys.stderr)
+    return out
+
+
+def _predict_objects(options: PredictOptions, out: Path) -> Path:
+    found = predict_objects(options.classifier, options.data, out, device=options.device, say=_every_few_seconds())
+    told = ", ".join(f"{name} {count:,}" for name, count in found.counts.most_common(10))
+    print(printable(f"{found.pictures:,} pictures, found with a half or more: {told or 'nothing'}"), file=sys.stderr)
+    print(printable(f"{out}/predictions.json, predictions.png"), file=sys.stderr)
     return out
 
 

@@ -58,6 +58,10 @@ class Objects(NamedTuple):
     """Groups that are not told apart: neither to be found nor wrong to be found."""
     masks: Bool[Tensor, "n h w"]
 
+    def to(self, device: torch.device | str) -> "Objects":
+        """The same objects on another device."""
+        return Objects(*(tensor.to(device, non_blocking=True) for tensor in self))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -78,6 +82,8 @@ class Batch:
     """A hash of each row's place in the run and the picture due there (`data.order.links`); none outside a run."""
     masks: UInt8[Tensor, "b h w"] | None = None
     """Of the first view, in sets with masks: the class of each pixel, 255 where it counts for nothing."""
+    objects: tuple[Objects, ...] = ()
+    """Of the first view of each picture, in sets with objects: what lies where."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
@@ -88,11 +94,17 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
             indices=self.indices.to(device, non_blocking=True),
             masks=None if self.masks is None else self.masks.to(device, non_blocking=True),
+            objects=tuple(each.to(device) for each in self.objects),
         )
 
     def normalised(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> "Batch":
         """The same batch with float views of (about) mean 0 and standard deviation 1 in every channel."""
         return replace(self, views=tuple(normalise(view, mean, std) for view in self.views))
+
+
+def to_unit(pictures: Tensor) -> Tensor:
+    """Pictures in 0..1: of uint8 divided by 255, of floats as they are."""
+    return pictures / 255 if pictures.dtype == torch.uint8 else pictures
 
 
 def normalise(pictures: Tensor, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> Float[Tensor, "b c h w"]:

@@ -20,11 +20,12 @@ HELP = f"""tutelage {__version__}: masked-image pretraining under teachers
 usage: tutelage COMMAND ...
 
   pretrain RECIPE --data DATA          learn a backbone from pictures without labels; the same command goes on
-  evaluate knn|linear|low-shot|all|classifier|segmentation|robustness ENCODER --data DATA
+  evaluate knn|linear|low-shot|all|classifier|segmentation|detection|robustness ENCODER --data DATA
                                        say how good an encoder is, beside raw pixels and an untrained one
   finetune ENCODER --data DATA         learn to classify, from labels, on from a backbone
   segment ENCODER --data FOLDER        learn which pixel is what, from masks, on from a backbone
-  predict RUN --data DATA              what a run's classifier says of pictures: a table (or masks) and a sheet
+  detect ENCODER --data FOLDER         learn what lies where, from boxes and outlines, on from a backbone
+  predict RUN --data DATA              what a run's classifier says of pictures: a table (or masks, or boxes) and a sheet
   export ENCODER --out DIR             write it for timm, transformers or onnxruntime, and prove that it computes the same
   report RUN                           write RUN/report.html again
   reproduce [TABLE --data DATA]        list the papers' ablations, or run one beside the paper's numbers
@@ -81,6 +82,7 @@ def _command(words: list[str]) -> int:
         "evaluate": _evaluate,
         "finetune": partial(_downstream, "finetune"),
         "segment": partial(_downstream, "segment"),
+        "detect": partial(_downstream, "detect"),
         "predict": _predict,
         "export": _export,
         "report": _report,
@@ -169,6 +171,13 @@ both divided into train, val and test or not at all; or is ADE20K or Cityscapes.
 names classes.
 The same command again goes on where it stopped. recipes: segment-quickstart (default), and those of `tutelage recipes`
 options: tutelage segment ENCODER --help (--help-all for every one); from scratch: tutelage pretrain segment-quickstart""",
+    "detect": """usage: tutelage detect ENCODER --data FOLDER [--recipe NAME] [--out RUN] [options]
+
+learn what lies where, on from a run, a checkpoint, a timm folder, timm:NAME or an MAE checkpoint file. FOLDER has pictures in
+images/ and COCO JSON in train.json, and in val.json or test.json where they are divided (boxes, and outlines as polygons or
+run lengths); or is COCO itself. Needs pycocotools: pip install 'tutelage[detection]'.
+The same command again goes on where it stopped. recipes: detect-quickstart (default), and those of `tutelage recipes`
+options: tutelage detect ENCODER --help (--help-all for every one); from scratch: tutelage pretrain detect-quickstart""",
 }
 
 

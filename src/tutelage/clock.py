@@ -149,6 +149,16 @@ def warmup_poly(clock: Clock, *, peak: float, floor: float, warmup_epochs: float
     return rate * min(1.0, clock.step / warmup) if warmup else rate
 
 
+def warmup_steps(clock: Clock, *, peak: float, floor: float, warmup_epochs: float, drops: tuple[float, ...]) -> float:
+    """Linear from 0 to `peak` over the warm-up, and at each of the epochs `drops` down to a tenth, never below `floor`.
+
+    mmdetection's step schedule with its linear warm-up (which begins at a thousandth).
+    """
+    rate = max(floor, peak * 0.1 ** sum(clock.epochs >= epoch for epoch in drops))
+    warmup = warmup_epochs * clock.num_pictures / clock.batch_size
+    return rate * min(1.0, clock.step / warmup) if warmup else rate
+
+
 def warmup_cosine(clock: Clock, *, peak: float, floor: float, warmup_epochs: float) -> float:
     """Linear from 0 to `peak` over the warm-up, then half a cosine to `floor` at the end of the run (MAE).
 

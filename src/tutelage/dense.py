@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tutelage.clock import Clock
 from tutelage.distributed import world_size
 
 Norm = Literal["batch", "layer"]
@@ -102,6 +103,25 @@ class LinearHead(nn.Module):
         """Logits [b, classes, rows, columns]."""
         logits: Tensor = self.classify(self.norm(torch.cat(maps, 1)))
         return logits
+
+
+class KeptBuffers:
+    """What a step must not change where it is skipped: the running statistics of a module's batch norms."""
+
+    def __init__(self) -> None:
+        self._before: tuple[int, list[Tensor]] | None = None
+
+    def keep(self, module: nn.Module, clock: Clock) -> None:
+        """As they are, in the first pass of a step of training."""
+        if module.training and self._before is None:
+            self._before = clock.updates, [buffer.clone() for buffer in module.buffers()]
+
+    def settle(self, module: nn.Module, clock: Clock) -> None:
+        """Put them back where the step was skipped."""
+        if self._before and clock.updates == self._before[0]:
+            for buffer, kept in zip(module.buffers(), self._before[1], strict=True):
+                buffer.copy_(kept)
+        self._before = None
 
 
 def norm_of(norm: Norm) -> type[nn.Module]:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from matplotlib import colormaps
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import draw_segmentation_masks
 
-from tutelage.batch import IGNORED, Batch
+from tutelage.batch import IGNORED, Batch, Objects
 from tutelage.data.index import Statistics
 from tutelage.encoder import grid_of, patch_of
 from tutelage.method import Method, Output
@@ -180,6 +180,29 @@ def segmentations(
     return sheet("Masks", note + false, _pair_up(cells), headings, legend=legend)
 
 
+def detections(
+    items: Sequence[tuple[Tensor, Sequence[Objects]]], headings: Sequence[str], classes: Sequence[str], note: str
+) -> Image.Image:
+    """Pictures [c, h, w] in 0..1, each followed by what lies on it, by one who says so after the other."""
+    cells = [[Cell(show(picture)), *(Cell(_outlined(picture, each)) for each in told)] for picture, told in items]
+    present = {int(c) for _, told in items for each in told for c in each.labels}
+    legend = {classes[c]: colour(c) for c in sorted(present)[:20]}
+    false = _false_colour(items[0][0][None]) if items else ""
+    return sheet("Objects", note + false, _pair_up(cells), headings, legend=legend)
+
+
+def _outlined(picture: Float[Tensor, "c h w"], objects: Objects) -> Image.Image:
+    """A picture (in 0..1) with its objects in the colours of their classes: masks laid over it, and boxes."""
+    mask = torch.full(picture.shape[-2:], IGNORED)
+    for label, where in zip(objects.labels.tolist(), objects.masks, strict=True):
+        mask[where] = label
+    image = show(overlaid(picture, mask))
+    draw, factor = ImageDraw.Draw(image), image.width / picture.shape[-1]
+    for label, box in zip(objects.labels.tolist(), (factor * objects.boxes).tolist(), strict=True):
+        draw.rectangle((box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)), outline=colour(label))
+    return image
+
+
 def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
     """A picture (in 0..1) under the colours of its classes."""
     found = [c for c in torch.unique(mask).tolist() if c != IGNORED]
@@ -192,8 +215,9 @@ def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> F
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Of a class: twenty that are told apart, and again."""
-    red, green, blue = colormaps["tab20"].colors[number % 20]  # type: ignore[attr-defined]
+    """Of a class: ten that are told apart, their pale sisters, and again."""
+    place = 2 * (number % 10) + number // 10 % 2
+    red, green, blue = colormaps["tab20"].colors[place]  # type: ignore[attr-defined]
     return round(255 * red), round(255 * green), round(255 * blue)
 
 

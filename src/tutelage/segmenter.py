@@ -1,37 +1,24 @@
 """What a segmentation run hands on: encoder and decoder in a folder, and the classes of a whole picture's pixels."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.config import Settings, read_json
 from tutelage.data.index import Statistics
-from tutelage.encoder import BackboneSettings, build_vit
-from tutelage.errors import CheckpointError
-from tutelage.export.proof import to_compare, write_proven
-from tutelage.foreign import read_safetensors
+from tutelage.encoder import BackboneSettings
+from tutelage.handed_on import Described, folder_of, read_method, write_whole_method
 from tutelage.methods.segmentation import Segmentation, SegmentationSettings, to_pixels
 
-FILE, TENSORS = "segmenter.json", "model.safetensors"
+NAME = "segmenter"
 
 
-class _Described(Settings):
-    """What segmenter.json says."""
-
-    backbone: BackboneSettings
+class _Described(Described):
     method: SegmentationSettings
-    channels: int
-    classes: tuple[str, ...]
     values: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,53 +77,15 @@ def write_segmenter(segmenter: Segmenter, folder: Path, backbone: BackboneSettin
         values=segmenter.values, mean=segmenter.statistics.mean, std=segmenter.statistics.std,
     )  # fmt: skip
 
-    def write(place: Path) -> None:
-        (place / FILE).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        tensors = {name: tensor.cpu().float().contiguous().clone() for name, tensor in method.state_dict().items()}
-        save_file(tensors, place / TENSORS, metadata={"format": "pt"})
+    def load(place: str) -> Segmentation:
+        return load_segmenter(place).method
 
-    @torch.no_grad()
-    def difference(place: Path) -> float:
-        theirs = load_segmenter(str(place)).method
-        return float((to_compare(method).logits(sample) - theirs.logits(sample)).abs().max())
-
-    return write_proven(folder, write, difference, reader="tutelage", todo="Please report it.", mark=FILE)
-
-
-def has_segmenter(where: str) -> bool:
-    """Whether there is one in the run, or in the folder that the run wrote."""
-    return (_folder_of(where) / FILE).is_file()
+    return write_whole_method(NAME, folder, described, method, lambda network: network.logits(sample), load)
 
 
 def load_segmenter(where: str) -> Segmenter:
     """The segmenter of a run, or in the folder that the run wrote, in eval mode on the CPU. Raises CheckpointError."""
-    folder = _folder_of(where)
-    if not (folder / FILE).is_file():
-        raise CheckpointError(
-            "K-07", f"{where} has no segmenter.", "A run of tutelage segment writes one at its end.",
-            "Name such a run, or its folder segmenter.",
-        )  # fmt: skip
-    try:
-        told = _Described.model_validate_json(json.dumps(read_json(folder / FILE)))
-        tensors = read_safetensors(folder / TENSORS)
-    except (ValueError, ValidationError, OSError) as error:
-        raise CheckpointError("K-03", f"{folder} cannot be read: {str(error).splitlines()[0]}.") from error
-    with torch.device("meta"):  # what the settings claim takes no memory before it is compared
-        claimed = {name: tensor.shape for name, tensor in _built(told).state_dict().items()}
-    if claimed != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise CheckpointError("K-30", f"the tensors of {folder} are not those of its settings.")
-    method = _built(told)
-    method.load_state_dict(tensors)
-    statistics = Statistics(told.mean, told.std)
-    size = told.backbone.size
-    return Segmenter(method.eval(), statistics, size, told.channels, told.classes, told.values, str(folder))
-
-
-def _folder_of(where: str) -> Path:
-    """The run's folder segmenter, where it has one."""
-    path = Path(where).expanduser()
-    return path / "segmenter" if (path / "segmenter" / FILE).is_file() else path
-
-
-def _built(told: _Described) -> Segmentation:
-    return told.method.build(build_vit(told.backbone, told.channels), len(told.classes))
+    told, method = read_method(NAME, where, _Described, "segment")
+    assert isinstance(method, Segmentation)
+    origin = str(folder_of(NAME, where))
+    return Segmenter(method, told.statistics, told.backbone.size, told.channels, told.classes, told.values, origin)

@@ -35,6 +35,7 @@ TRAINING = {  # pictures that are trained on, and classes, as their authors publ
     "ADEChallengeData2016": (20_210, 150),
     "1%": (12_811, 1000),  # SimCLR's lists
     "10%": (128_116, 1000),
+    "COCO": (117_266, 80),  # pictures of train2017 with objects
 }
 RAND = {"operations": 2, "magnitude": 9.0, "magnitude_std": 0.5}  # rand-m9-mstd0.5-inc1
 
@@ -63,6 +64,8 @@ class Row:
     labels: str | None = None
     image: int = 224
     holdout: float = 0.1
+    drops: tuple[int, ...] = ()
+    stages: int = 1
 
 
 MAE = Row("B", 100, 1024, 2e-3, 1e-6, 5, 125_114, layer_decay=0.65)  # MAE, SdAE and PseudoMAE 4.1
@@ -71,6 +74,8 @@ APPENDIX = Row("B", 100, 512, 5e-4, 1e-5, 5, 0, pool="token", view="complex", er
 MOCO = Row("B", 100, 1024, 6e-4, 1e-5, 3, 0, decay=0.1, pool="token", view="weak", crop=0.05, erase=0, holdout=0)
 IBOT = Row("B", 1000, 768, 1.125e-5, 1e-5, 5, 0, pool="token", holdout=0)
 SEMI = Row("B", 100, 512, 1e-4, 1e-6, 5, 0, layer_decay=0.65)
+# CAE's code; PseudoMAE's text and iBOT's code differ from it in length, and in batch, rate and stages
+COCO = Row("B", 12, 32, 3e-4, 0.0, 500 * 32 / 117_266, 0, layer_decay=0.75, drop_path=0.2, image=1344, drops=(9, 11))
 TABLE = {
     ("finetune-vitb16", "IMAGENET"): MAE,
     ("finetune-vitb16-appendix", "IMAGENET"): replace(MAE, batch=2048, lr=4e-3, warmup=10, steps=62_557),
@@ -98,6 +103,11 @@ TABLE = {
     ("segment-vitb16-ade20k", "ADEChallengeData2016"): Row(
         "B", 160_000 * 16 / 20_210, 16, 4e-4, 0.0, 1_500 * 16 / 20_210, 160_000, layer_decay=0.65, image=512
     ),  # SdAE: 160,000 steps of 16 pictures with 1,500 of warm-up, straight to 0
+    ("detect-vitb16-coco", "COCO"): replace(COCO, steps=43_975),
+    ("detect-vitb16-coco-25", "COCO"): replace(COCO, epochs=25, steps=91_615),
+    ("detect-vitb16-coco-cascade", "COCO"): replace(
+        COCO, batch=16, lr=1e-4, warmup=500 * 16 / 117_266, drops=(8, 11), stages=3, steps=87_950
+    ),
 }  # fmt: skip
 FINETUNE = {key: row for key, row in TABLE.items() if key[0].startswith("finetune")}
 
@@ -107,7 +117,9 @@ def commands(name: str) -> dict[str, list[str]]:
     """The words after the encoder of each command in a recipe's docstring, by what it names as data; without --recipe NAME."""
     text = recipes.docstring(name).replace("\\\n", " ")
     found = {}
-    for line in re.findall(r"^ {4}torchrun .* tutelage (?:finetune ENCODER|segment RUN) (.*)$", text, re.MULTILINE):
+    for line in re.findall(
+        r"^ {4}torchrun .* tutelage (?:finetune ENCODER|segment RUN|detect RUN) (.*)$", text, re.MULTILINE
+    ):
         words = shlex.split(line)
         at = words.index("--recipe")
         assert words[at + 1] == name
@@ -137,11 +149,13 @@ def new_clock(key: tuple[str, str], settings: Any) -> Clock:
 
 
 def test_every_published_recipe_and_every_command_is_in_the_table() -> None:
-    published = [n for n in recipes.names() if n.startswith(("finetune", "segment")) and not n.endswith("quickstart")]
+    published = [
+        n for n in recipes.names() if n.startswith(("finetune", "segment", "detect")) and not n.endswith("quickstart")
+    ]
     assert {(name, data) for name in published for data in commands(name)} == TABLE.keys()
     assert {name for name, _ in TABLE} == set(published)
     for _, data in TABLE:
-        assert data in NAMES or data in ("IMAGENET", "ADEChallengeData2016")
+        assert data in NAMES or data in ("IMAGENET", "ADEChallengeData2016", "COCO")
 
 
 @pytest.mark.parametrize("key", TABLE, ids=" ".join)
@@ -188,13 +202,19 @@ def test_the_learning_rate_rises_and_falls_as_the_table_says(key: tuple[str, str
         lr = learning_rate(replace(clock, step=step), settings)
         if row.image == 512:  # poly of power 1, the warm-up beside it
             expected = row.lr * (1 - step / steps) * min(1.0, step / 1_500)
+        elif row.drops:
+            epochs = step * row.batch / pictures
+            expected = row.lr * (0.01 if epochs >= row.drops[1] else 0.1 if epochs >= row.drops[0] else 1.0)
+            expected *= min(1.0, step / 500)
         elif step < warmup:
             expected = row.lr * step / warmup
         else:
             share = (step - warmup) / (steps - warmup)
             expected = row.min_lr + (row.lr - row.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
         assert lr == pytest.approx(expected, rel=1e-9, abs=1e-15), step
-    assert learning_rate(replace(clock, step=steps), settings) == pytest.approx(row.min_lr)
+    assert learning_rate(replace(clock, step=steps), settings) == pytest.approx(
+        row.min_lr or row.lr * 0.01 * bool(row.drops)
+    )
 
 
 @pytest.mark.parametrize("key", FINETUNE, ids=" ".join)
@@ -216,3 +236,35 @@ def test_pictures_and_labels_are_changed_as_the_table_says(key: tuple[str, str])
         colours = {"jitter": 1, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0}
         others = {"grey": 0, "blur": (0, 0), "solarise": (0, 0)}
         assert {name: getattr(view, name) for name in colours | others} == colours | others
+
+
+@pytest.mark.parametrize("key", [key for key in TABLE if key[1] == "COCO"], ids=" ".join)
+def test_detection_is_that_of_the_table(key: tuple[str, str]) -> None:
+    """Methods 3.7: pyramid, anchors, samples, thresholds and views, as the configurations of CAE and iBOT have them."""
+    row, settings, method = TABLE[key], settings_of(key), built(key)
+    assert len(method.stages) == row.stages
+    assert [stage.proposal_matcher.high_threshold for stage in method.stages] == [0.5, 0.6, 0.7][: row.stages]
+    for stage in method.stages:
+        assert (stage.fg_bg_sampler.batch_size_per_image, stage.fg_bg_sampler.positive_fraction) == (512, 0.25)
+        assert (stage.score_thresh, stage.nms_thresh, stage.detections_per_img) == (0.05, 0.5, 100)
+        assert (
+            stage.box_predictor.bbox_pred.out_features == 4 * 81 and stage.box_predictor.cls_score.in_features == 1024
+        )
+        convolutions = [m for m in stage.box_head.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert [m.out_channels for m in convolutions] == [256] * 4
+        assert stage.box_loss == "giou" and stage.mask_predictor.mask_fcn_logits.out_channels == 81
+    assert method.settings.box_weight == 10 and method.settings.norm == "batch"
+    rpn, anchors = method.rpn, method.rpn.anchor_generator
+    assert (rpn.fg_bg_sampler.batch_size_per_image, rpn.fg_bg_sampler.positive_fraction, rpn.nms_thresh) == (
+        256,
+        0.5,
+        0.7,
+    )
+    assert (rpn.proposal_matcher.high_threshold, rpn.proposal_matcher.low_threshold) == (0.7, 0.3)
+    assert anchors.strides == [4, 8, 16, 32, 64] and anchors.sizes == ((32,), (64,), (128,), (256,), (512,))
+    view = settings.views.detect
+    assert view.short == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800) and (view.crop, view.flip) == (
+        0.5,
+        0.5,
+    )
+    assert view.largest == 800

@@ -9,12 +9,13 @@ from sklearn.metrics import accuracy_score, jaccard_score
 
 from tutelage.api import settings_for
 from tutelage.batch import Batch
-from tutelage.clock import Clock, warmup_poly
+from tutelage.clock import Clock, warmup_poly, warmup_steps
 from tutelage.confusion import confusion, overlap
 from tutelage.data.index import Statistics
 from tutelage.dense import FCNHead, FourScales, LinearHead, UPerHead, features, taps
 from tutelage.encoder import BackboneSettings, build_vit
 from tutelage.engine.optim import build_optimizer
+from tutelage.errors import SettingsError
 from tutelage.methods.segmentation import Segmentation, SegmentationSettings, pixel_cross_entropy
 from tutelage.segmenter import Segmenter
 
@@ -178,6 +179,22 @@ def test_windows_that_agree_are_averaged_to_what_one_would_say() -> None:
 def test_any_picture_gets_an_answer_of_its_own_size(shape: tuple[int, int]) -> None:
     found = segmenter().logits(torch.full((3, *shape), 0.25))
     torch.testing.assert_close(found, torch.full((2, *shape), 1.5))
+
+
+def test_steps_fall_to_a_tenth_at_their_epochs_after_the_warm_up() -> None:
+    clock = Clock(4, 8, 20)  # ten epochs of two steps
+    rates = [
+        warmup_steps(replace(clock, step=t), peak=2.0, floor=0.0, warmup_epochs=2, drops=(5, 8)) for t in range(21)
+    ]
+    expected = [*(t / 2 for t in range(4)), *[2.0] * 6, *[0.2] * 6, *[0.02] * 5]
+    np.testing.assert_allclose(rates, expected)
+    assert warmup_steps(replace(clock, step=20), peak=2.0, floor=0.1, warmup_epochs=0, drops=(5, 8)) == 0.1
+
+
+@pytest.mark.parametrize("wrong", [{"schedule": "steps"}, {"drops": [3]}])
+def test_steps_and_their_epochs_go_together(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="go together"):
+        settings_for("segment-quickstart", optim=wrong)
 
 
 def test_poly_falls_in_a_straight_line_beside_the_warm_up() -> None:

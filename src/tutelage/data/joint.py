@@ -1,16 +1,17 @@
-"""Views of pictures together with their masks: what moves a pixel moves its class."""
+"""Views of pictures together with their masks or objects: what moves a pixel moves its class, and the boxes around it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from tutelage.batch import IGNORED
-from tutelage.config import Positive, Settings, Share
+from tutelage.batch import IGNORED, Objects
+from tutelage.config import Positive, Settings, Share, Width
 from tutelage.data.crops import Box, resized, resized_mask
 from tutelage.data.order import Draws
 
@@ -86,6 +87,95 @@ class SegmentView(Settings):
             if name in drawn:
                 x = _CHANGES[name].change(x, drawn[name])
         return x
+
+
+class DetectView(Settings):
+    """Another size, for some a crop before, and a flip, of a picture with its objects (docs/methods/detection.md)."""
+
+    scale: tuple[Positive, Positive] = (0.8, 1.25)
+    """Size in units of that at which the picture just fits, from and to; of a larger one a part is taken (large-scale
+    jitter: Ghiasi et al., CVPR 2021, where it is 0.1 to 2)."""
+    short: tuple[Width, ...] = ()
+    """Short sides in pixels, of which one is drawn instead of a scale; the long side is never more than the encoder's."""
+    crop: Share = 0.0
+    """Probability of DETR's crop before a size of `short` is drawn: a piece of 384 to 600 px of the picture at a short side of
+    400, 500 or 600."""
+    flip: Share = 0.5
+    """Probability of a left-right flip."""
+
+    @model_validator(mode="after")
+    def _crop_of_short(self) -> "DetectView":
+        if self.crop and not self.short:
+            raise ValueError("a crop goes before a size of short, and there is none")
+        return self
+
+    @property
+    def largest(self) -> int | None:
+        """The short side of whole pictures that are predicted on; where there is none they just fit."""
+        return max(self.short) if self.short else None
+
+    def __call__(
+        self, picture: Tensor, objects: Objects, size: tuple[int, int], draws: Draws
+    ) -> tuple[Tensor, Objects]:
+        """A view [c, H, W] of a picture [c, h, w], in its dtype, and the objects of which a pixel or more is left.
+
+        `size` is (H, W). Where the picture is smaller, the rest, on the right and below, is of the picture's mean colour.
+        """
+        if draws.uniform() < self.crop:
+            sides = picture.shape[-2:]
+            factor = _DETR_SIDES[draws.integer(len(_DETR_SIDES))] / min(sides)
+            picture, objects = _scaled(picture, objects, factor)
+            low, high = _DETR_CROP
+            piece = tuple(min(s, low) + draws.integer(max(0, min(s, high) - low) + 1) for s in picture.shape[-2:])
+            picture, objects = _piece(picture, objects, (piece[0], piece[1]), draws)
+        sides = picture.shape[-2:]
+        factor = min(wanted / side for wanted, side in zip(size, sides, strict=True))
+        if self.short:
+            factor = min(factor, self.short[draws.integer(len(self.short))] / min(sides))
+        else:
+            factor *= draws.uniform(*self.scale)
+        picture, objects = _piece(*_scaled(picture, objects, factor), size, draws)
+        if draws.uniform() < self.flip:
+            x0, y0, x1, y1 = objects.boxes.unbind(1)
+            boxes = torch.stack([picture.shape[-1] - x1, y0, picture.shape[-1] - x0, y1], 1)
+            picture, objects = picture.flip(-1), objects._replace(boxes=boxes, masks=objects.masks.flip(-1))
+        return _padded(picture, size), objects._replace(masks=_fill(objects.masks, size, 0))
+
+
+_DETR_SIDES, _DETR_CROP = (400, 500, 600), (384, 600)
+
+
+def fitted(sides: tuple[int, int], size: tuple[int, int], short: int | None) -> tuple[int, int]:
+    """(height, width) of a whole picture inside `size`, its short side at most `short`."""
+    factor = min(wanted / side for wanted, side in zip(size, sides, strict=True))
+    factor = factor if short is None else min(factor, short / min(sides))
+    return _times(sides, factor)
+
+
+def _times(sides: tuple[int, ...], factor: float) -> tuple[int, int]:
+    height, width = (max(1, round(side * factor)) for side in sides)
+    return height, width
+
+
+def _scaled(picture: Tensor, objects: Objects, factor: float) -> tuple[Tensor, Objects]:
+    sides = picture.shape[-2:]
+    height, width = _times(sides, factor)
+    boxes = objects.boxes * torch.tensor([width / sides[1], height / sides[0]] * 2)
+    masks = [resized_mask(mask.to(torch.uint8), (height, width)).bool() for mask in objects.masks]
+    stacked = torch.stack(masks) if masks else objects.masks.new_zeros(0, height, width)
+    return resized(picture, (height, width)), objects._replace(boxes=boxes, masks=stacked)
+
+
+def _piece(picture: Tensor, objects: Objects, size: tuple[int, int], draws: Draws) -> tuple[Tensor, Objects]:
+    """A random part of at most `size`, with the objects whose boxes keep a pixel or more of both sides."""
+    height, width = (min(side, wanted) for side, wanted in zip(picture.shape[-2:], size, strict=True))
+    tops, lefts = picture.shape[-2] - height + 1, picture.shape[-1] - width + 1
+    box = Box(draws.integer(tops), draws.integer(lefts), height, width)
+    low, high = torch.tensor([box.left, box.top] * 2), torch.tensor([width, height] * 2)
+    boxes = (objects.boxes - low).clamp(min=0).minimum(high)
+    left = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+    kept = Objects(boxes, objects.labels, objects.crowd, _cut(objects.masks, box))
+    return _cut(picture, box), Objects(*(each[left] for each in kept))
 
 
 def _cut(x: Tensor, box: Box) -> Tensor:

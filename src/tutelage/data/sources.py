@@ -179,6 +179,11 @@ class Pictures:
         return bool((self.labels >= 0).any())
 
     @property
+    def of_parts(self) -> bool:
+        """Whether `labels` only tell which pictures have masks or objects, and are no classes of pictures."""
+        return self.masks is not None or self.instances is not None
+
+    @property
     def channels(self) -> int:
         """Of every picture."""
         return self.source.channels

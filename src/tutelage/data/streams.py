@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.batch import Batch, Stream
+from tutelage.batch import Batch, Objects, Stream
 from tutelage.data.crops import eval_mask, eval_view
 from tutelage.data.index import Pictures
-from tutelage.data.joint import SegmentView
+from tutelage.data.joint import DetectView, SegmentView
 from tutelage.data.order import Draws, links, mix, permute
 from tutelage.data.views import ViewsSettings
 from tutelage.errors import SettingsError, nearest
@@ -28,6 +28,7 @@ class _Sample(NamedTuple):
     label: int
     number: int
     mask: Tensor | None = None
+    objects: Objects | None = None
 
 
 class PictureStream:
@@ -68,18 +69,21 @@ class PictureStream:
 
     def _sample(self, i: int, epoch: int, place: int) -> _Sample:
         number, picture = self.pictures.fetch(i)
-        views, mask = [], self.pictures.mask(number)
+        views, mask, objects = [], self.pictures.mask(number), self.pictures.objects(number)
         for k, (name, view) in enumerate(zip(self._names, self._views, strict=True)):
             random = Draws(mix(self.seed, name, k, epoch, place))
             if isinstance(view, SegmentView):
                 assert mask is not None
                 drawn, mask = view(picture, mask, self._size, random)
+            elif isinstance(view, DetectView):
+                assert objects is not None
+                drawn, objects = view(picture, objects, self._size, random)
             else:
                 drawn = view(picture, self._size, random)
             views.append(drawn)
         draws = (Draws(mix(self.seed, "keys", k, epoch, place)) for k in range(self._num_keys))
         keys = tuple(draw.uniforms(self._num_patches) for draw in draws)
-        return _Sample(tuple(views), keys, int(self.pictures.labels[number]), number, mask)
+        return _Sample(tuple(views), keys, int(self.pictures.labels[number]), number, mask, objects)
 
 
 def batches(
@@ -143,7 +147,9 @@ def _collate(samples: list[_Sample]) -> Batch:
     labels = torch.tensor([s.label for s in samples], dtype=torch.int64)
     masks = [s.mask for s in samples if s.mask is not None]
     stacked = _pinned(torch.stack(masks)) if masks else None
-    return Batch(views, keys, labels, torch.tensor([s.number for s in samples], dtype=torch.int64), masks=stacked)
+    numbers = torch.tensor([s.number for s in samples], dtype=torch.int64)
+    objects = tuple(s.objects for s in samples if s.objects is not None)
+    return Batch(views, keys, labels, numbers, masks=stacked, objects=objects)
 
 
 def _pinned(x: Tensor) -> Tensor:

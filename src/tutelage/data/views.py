@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from tutelage.config import NonNegative, Positive, Settings, Share
 from tutelage.data.crops import crop_and_flip
-from tutelage.data.joint import SegmentView
+from tutelage.data.joint import DetectView, SegmentView
 from tutelage.data.order import Draws
 from tutelage.data.strong import StrongView
 
@@ -104,7 +104,7 @@ class ComplexView(Settings):
         return x
 
 
-View = SimpleView | ComplexView | StrongView | SegmentView
+View = SimpleView | ComplexView | StrongView | SegmentView | DetectView
 
 
 class ViewsSettings(Settings):
@@ -120,6 +120,8 @@ class ViewsSettings(Settings):
     """What guessed labels are learned from: crop, flip, RandAugment, erasing."""
     segment: SegmentView = SegmentView()
     """What segmentation is learned from, with the mask: another size, crop, flip, colours."""
+    detect: DetectView = DetectView()
+    """What detection is learned from, with the objects: another size, crop, flip."""
 
     @property
     def by_name(self) -> dict[str, View]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from tutelage.clock import Clock
 from tutelage.data.index import Data, Statistics
+from tutelage.detector import Detector, write_detector
 from tutelage.engine.launch import peak_memory
 from tutelage.engine.run import RunFolder
 from tutelage.engine.settings import RunSettings
@@ -11,6 +12,7 @@ from tutelage.engine.train import Numerics
 from tutelage.engine.watch import Watch
 from tutelage.export import write_timm
 from tutelage.method import Method
+from tutelage.methods.detection import Detection
 from tutelage.methods.segmentation import Segmentation
 from tutelage.segmenter import Segmenter, write_segmenter
 
@@ -43,11 +45,15 @@ def finish(
             classes=data.train.classes if name == "classifier" else (),
         )
         run.event("exported", folder=name, largest_difference=difference)
+    size, classes = settings.backbone.size, data.train.classes
     if isinstance(method, Segmentation) and data.train.masks:
-        own = Segmenter(
-            method, statistics, settings.backbone.size, data.channels, data.train.classes, data.train.masks.values, ""
-        )
-        difference = write_segmenter(own, run.path / "segmenter", settings.backbone, pictures)
+        segmenter = Segmenter(method, statistics, size, data.channels, classes, data.train.masks.values, "")
+        difference = write_segmenter(segmenter, run.path / "segmenter", settings.backbone, pictures)
         run.event("exported", folder="segmenter", largest_difference=difference)
+    if isinstance(method, Detection) and data.train.instances:
+        short, ids = settings.views.detect.largest, data.train.instances.ids
+        detector = Detector(method, statistics, size, short, data.channels, classes, ids, "")
+        difference = write_detector(detector, run.path / "detector", settings.backbone, pictures)
+        run.event("exported", folder="detector", largest_difference=difference)
     watch.draw(method, clock, statistics, run.path / "pictures")
     run.event("finished", step=clock.step, peak_memory=peak_memory(numerics.device))

@@ -142,13 +142,15 @@ class Keeper:
         return bool(all_max(torch.tensor(float(wish), device=device)) > 0)
 
 
-CHOSEN_BY = ("miou", "classifier_accuracy", "knn_accuracy")
+CHOSEN_BY = ("mask_ap", "box_ap", "miou", "classifier_accuracy", "knn_accuracy")
 """By what the best checkpoint is chosen: the first of these that a method answers with."""
 
 
 def _answer(answer: dict[str, Any]) -> str:
     names = {
         "miou": "mIoU {:.1%}",
+        "box_ap": "AP of boxes {:.1%}",
+        "mask_ap": "AP of masks {:.1%}",
         "pixel_accuracy": "pixels {:.1%}",
         "classifier_accuracy": "classifier {:.1%}",
         "sure_share": "sure of {:.0%}",

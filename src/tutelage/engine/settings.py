@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tutelage.batch import shared_out
 from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Settings, Share, read_json, shortened
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=MethodSettings)
 
 
 class OptimSettings(Settings):
-    """AdamW with a linear warm-up and half a cosine (MAE, SdAE), or a straight line (segmentation)."""
+    """AdamW with a linear warm-up and half a cosine (MAE, SdAE), a straight line (segmentation) or steps (detection)."""
 
     base_lr: Positive = 1.5e-4
     """Learning rate per 256 pictures of the batch: lr = base_lr x batch_size / 256."""
@@ -38,12 +38,20 @@ class OptimSettings(Settings):
     """Epochs in which the learning rate rises from 0."""
     max_warmup_share: Share = 0.2
     """The warm-up takes at most this share of the run: SdAE's 0.2 x epochs, so that short runs learn too."""
-    schedule: Literal["cosine", "poly"] = "cosine"
-    """After the warm-up half a cosine, or a straight line (segmentation's poly of power 1)."""
+    schedule: Literal["cosine", "poly", "steps"] = "cosine"
+    """After the warm-up half a cosine, a straight line (segmentation's poly of power 1), or falls at some epochs."""
+    drops: tuple[Positive, ...] = ()
+    """Of `steps`: the epochs at which the learning rate falls to a tenth."""
     min_lr: NonNegative = 0.0
     """Learning rate at the end."""
     clip: Positive | None = None
     """Largest gradient norm; none by default, as published."""
+
+    @model_validator(mode="after")
+    def _drops_of_steps(self) -> "OptimSettings":
+        if bool(self.drops) != (self.schedule == "steps"):
+            raise ValueError("drops and the schedule steps go together")
+        return self
 
 
 class RunSettings(Settings, Generic[M]):

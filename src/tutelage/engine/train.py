@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.batch import Batch
-from tutelage.clock import Clock, warmup_cosine, warmup_poly
+from tutelage.clock import Clock, warmup_cosine, warmup_poly, warmup_steps
 from tutelage.data.order import mix
 from tutelage.distributed import all_sum, rank, world_size
 from tutelage.engine.feeds import Micro
@@ -136,9 +136,11 @@ def _shared(method: Method) -> DistributedDataParallel:
 
 def learning_rate(clock: Clock, settings: RunSettings[Any]) -> float:
     """The learning rate at the clock's step; a run shorter than its recipe's warms up in a share of it at most."""
-    warmup = min(settings.optim.warmup_epochs, settings.optim.max_warmup_share * clock.run_epochs)
-    schedule = {"cosine": warmup_cosine, "poly": warmup_poly}[settings.optim.schedule]
-    return schedule(clock, peak=settings.lr, floor=settings.optim.min_lr, warmup_epochs=warmup)
+    optim = settings.optim
+    warmup = min(optim.warmup_epochs, optim.max_warmup_share * clock.run_epochs)
+    falling = partial(warmup_steps, drops=optim.drops)
+    schedules: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "poly": warmup_poly, "steps": falling}
+    return schedules[optim.schedule](clock, peak=settings.lr, floor=optim.min_lr, warmup_epochs=warmup)
 
 
 def step(

@@ -1,6 +1,6 @@
 """Is it learning? Asked of pictures that are held out of training, a few times in a run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.batch import Batch
+from tutelage.average_precision import FoundObjects
+from tutelage.batch import Batch, Objects, normalise, to_unit
 from tutelage.clock import Clock
 from tutelage.confusion import confusion, overlap
 from tutelage.data.index import Data, Pictures, Statistics
 from tutelage.data.streams import eval_batches
+from tutelage.detector import find
 from tutelage.encoder import encode
 from tutelage.engine.feeds import open_feeds
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.method import Method, Output
+from tutelage.methods.detection import Detection
 from tutelage.monitors import classified, feature_std, knn_accuracy, monitor, rank_me
-from tutelage.pictures import draw_step, neighbours, segmentations
+from tutelage.pictures import detections, draw_step, neighbours, segmentations
+from tutelage.rcnn import Found
 from tutelage.sheet import save
 
 BANK = 2_000
@@ -27,7 +31,9 @@ BANK = 2_000
 QUERIES = 1_000
 """Held-out pictures that ask."""
 SHOWN = 6
-"""Pictures with masks that are drawn."""
+"""Pictures with masks or objects that are drawn."""
+DETECTED = 100
+"""Pictures on which objects are sought."""
 PASS = 64
 """Pictures an encoder pass takes at once."""
 
@@ -39,7 +45,7 @@ class Watch:
         self.settings, self.numerics = settings, numerics
         asked = _asked(data)
         self.queries = _some(asked.labelled() if asked.has_labels else asked, QUERIES)
-        votes = data.train.has_labels and len(data.held_out) and data.train.masks is None
+        votes = data.train.has_labels and len(data.held_out) and not data.train.of_parts
         self.bank = _some(data.train.labelled(), BANK) if votes else None
         streams = {name: stream._replace(labels="any") for name, stream in settings.method.streams.items()}
         feeds = open_feeds(streams, asked, settings).by_name
@@ -67,6 +73,8 @@ class Watch:
             line |= self._classified(method)
         if self.queries.masks is not None:
             line |= self._segmented(method)
+        if isinstance(method, Detection):
+            line |= self._detected(method)
         line |= {"rank_me": rank_me(features), "feature_std": feature_std(features)}
         line |= monitor(method, self.look(method, clock), self.settings.num_patches)
         method.train(training)
@@ -98,6 +106,28 @@ class Watch:
         found = overlap(table)
         return {"miou": found.miou, "pixel_accuracy": found.accuracy}
 
+    def _detected(self, method: Detection) -> dict[str, float]:
+        """How well the method finds what lies on some of the pictures that ask."""
+        found = FoundObjects(self.queries.classes, masks=method.settings.masks)
+        for picture, truth in self._with_objects(DETECTED):
+            found.add(truth, self._find(method, picture), (picture.shape[-2], picture.shape[-1]))
+        line = {"box_ap": found.precision("bbox").ap}
+        return line | ({"mask_ap": found.precision("segm").ap} if method.settings.masks else {})
+
+    def _with_objects(self, count: int) -> Iterator[tuple[Tensor, Objects]]:
+        """Some of the pictures that ask, whole, with what lies on them."""
+        for i in range(min(count, len(self.queries))):
+            number, picture = self.queries.fetch(i)
+            truth = self.queries.objects(number)
+            assert truth is not None
+            yield picture, truth
+
+    def _find(self, method: Detection, picture: Tensor) -> Found:
+        """What lies on a picture, on the CPU."""
+        x = normalise(picture[None].to(self.numerics.device), self.numerics.mean, self.numerics.std)[0]
+        with self.numerics.cast():
+            return find(method, x, self.settings.backbone.size, self.settings.views.detect.largest).cpu()
+
     @torch.no_grad()
     def look(self, method: Method, clock: Clock) -> Output:
         """The method's own step on held-out pictures, without drop path and without learning."""
@@ -117,6 +147,9 @@ class Watch:
         views = torch.cat([batch.normalised(*self._plain).views[0] for batch in self._kept["queries"]])
         if self.queries.masks is not None:
             self._draw_masks(method, folder)
+        if isinstance(method, Detection):
+            self._draw_objects(method, folder)
+        if self.queries.of_parts:
             labels = torch.full_like(labels, -1)
         sheet = neighbours(views, features, labels=labels, classes=self.queries.classes)
         sheet.save(folder / "neighbours.png")
@@ -130,6 +163,14 @@ class Watch:
         note = "Held-out pictures, what is known of each pixel, and what is predicted. Pixels without a colour do not count."
         sheet = segmentations(items, ("picture", "known", "predicted"), self.queries.classes, note)
         save(sheet, folder / "masks.png")
+
+    def _draw_objects(self, method: Detection, folder: Path) -> None:
+        items = []
+        for picture, truth in self._with_objects(SHOWN):
+            found = self._find(method, picture).as_objects((picture.shape[-2], picture.shape[-1]), 0.5)
+            items.append((to_unit(picture), (truth, found)))
+        note = "Held-out pictures, what is known to lie there, and what is found with a probability of a half or more."
+        save(detections(items, ("picture", "known", "found"), self.queries.classes, note), folder / "objects.png")
 
     def sample(self) -> Tensor:
         """A few held-out pictures, normalised, on the CPU: an export is compared on them."""
@@ -166,9 +207,9 @@ def _class_tokens(method: Method, batches: Iterable[Batch], numerics: Numerics) 
 
 
 def _asked(data: Data) -> Pictures:
-    """Held-out pictures, or where there are none training ones; of a set with masks those that have one."""
+    """Held-out pictures, or where there are none training ones; of a set with masks or objects those that have any."""
     parts = (data.held_out, data.train)
-    return next(part for part in (parts if data.train.masks is None else [p.labelled() for p in parts]) if len(part))
+    return next(part for part in ([p.labelled() for p in parts] if data.train.of_parts else parts) if len(part))
 
 
 def _some(pictures: Pictures, count: int) -> Pictures:

@@ -8,6 +8,7 @@ import tyro
 from tutelage.config import Count, NonNegativeInt, Settings
 from tutelage.errors import SettingsError
 from tutelage.evaluation.classifier import evaluate_classifier
+from tutelage.evaluation.detection import evaluate_detection
 from tutelage.evaluation.features import Say
 from tutelage.evaluation.linear import CachedSettings
 from tutelage.evaluation.low_shot import LowShotSettings
@@ -21,10 +22,11 @@ class EvaluateOptions(Settings):
     """How good an encoder is, or what a run trained: `tutelage evaluate PROTOCOL ENCODER --data DATA`."""
 
     protocol: tyro.conf.Positional[
-        Literal["knn", "linear", "low-shot", "all", "classifier", "segmentation", "robustness"]
+        Literal["knn", "linear", "low-shot", "all", "classifier", "segmentation", "detection", "robustness"]
     ]
     """knn: neighbours vote. linear: a classifier on frozen features. low-shot: one on few pictures. all: these in one pass.
-    classifier, segmentation: what a run trained itself. robustness: corrupted pictures, asked for by linear's classifier."""
+    classifier, segmentation, detection: what a run trained itself. robustness: corrupted pictures, asked for by linear's
+    classifier."""
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")]
@@ -64,6 +66,9 @@ def evaluations(options: EvaluateOptions, say: Say | None = None) -> list[Evalua
     if options.protocol == "segmentation":
         _refuse_others(options, _OF_SEGMENTATION, "other protocols, not to segmentation")
         return [evaluate_segmentation(options.encoder, options.data, device=options.device, say=say)]
+    if options.protocol == "detection":
+        _refuse_others(options, _OF_SEGMENTATION, "other protocols, not to detection")
+        return [evaluate_detection(options.encoder, options.data, device=options.device, say=say)]
     if options.protocol == "robustness":
         return [_robustness(options, say)]
     return by_features(get_args(Name) if options.protocol == "all" else (options.protocol,), options, say)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tutelage.data.index import Data, Pictures
+from tutelage.detector import Detector
 from tutelage.errors import DataError
 from tutelage.evaluation.features import Features
 from tutelage.export import Encoder
@@ -110,7 +111,7 @@ def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
     return parts, notes
 
 
-def asked(where: str, encoder: Encoder | Segmenter, data: Data, parts: Parts) -> dict[str, Any]:
+def asked(where: str, encoder: Encoder | Segmenter | Detector, data: Data, parts: Parts) -> dict[str, Any]:
     """What every evaluation tells of whom it asked about which pictures."""
     return {
         "encoder": where,

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from tutelage.batch import to_unit
 from tutelage.data.index import Pictures, open_data
 from tutelage.durable import write_whole
 from tutelage.errors import MachineError
@@ -106,7 +107,7 @@ def _predictions(
             told = (tuple(classifier.classes[c] for c in ids), tuple(probabilities)) if number == i else ((), ())
             known = pictures.classes[label] if label >= 0 else ""
             known = known if known in classifier.classes else ""
-            yield Prediction(name, *told, known), picture / (255 if picture.dtype == torch.uint8 else 1)
+            yield Prediction(name, *told, known), to_unit(picture)
             i += 1
 
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tutelage.batch import to_unit
 from tutelage.data.index import open_data
 from tutelage.errors import MachineError
 from tutelage.evaluation.features import Say
@@ -55,7 +56,7 @@ def predict_masks(
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values[found.numpy()]).save(file)
             if i % every == 0 and len(shown) < SHOWN:
-                shown.append((picture / (255 if picture.dtype == torch.uint8 else 1), found))
+                shown.append((to_unit(picture), found))
             if say:
                 say(f"predict  {i + 1:,} of {len(names):,} pictures")
         note = f"{len(shown)} of {len(names):,} pictures, evenly spread, and what is predicted of each pixel."

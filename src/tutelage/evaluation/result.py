@@ -90,13 +90,13 @@ class Evaluation:
         lines += [f"  note: {note}" for note in self.notes]
         if any(len(row.scores) > 1 for row in self.rows):
             lines.append("  <: the token that is better on held-out pictures; its test accuracy is the result")
-        what = "mIoU" if self.protocol.startswith("segmentation") else "accuracy"
+        what = {"segmentation": "mIoU", "detection": "AP"}.get(self.protocol.partition("/")[0], "accuracy")
         return [*lines, f"{what} {100 * self.accuracy:.2f} % ({self.encoder}, {self.seconds:.1f} s)"]
 
 
 def _lines(row: Row) -> Iterator[str]:
-    """A line for each token; where there are deviations, the accuracy and deviation of each k behind it; for masks one for
-    each class.
+    """A line for each token; where there are deviations, the accuracy and deviation of each k behind it; for masks and
+    objects one for each class.
     """
     for token, score in row.scores.items():
         mark = "<" if token == row.token and len(row.scores) > 1 else ""
@@ -106,8 +106,11 @@ def _lines(row: Row) -> Iterator[str]:
         held_out = "" if score.held_out is None else f"{100 * score.held_out:.2f}"
         line = f"  {name:<18} {token:<7} {held_out:>9} {100 * score.test:>7.2f} {mark:<2}{by_k}"
         yield line.rstrip()
-        for of, iou in score.details.get("iou", {}).items():
-            yield f"    {of:<34} {'' if iou is None else f'{100 * iou:.2f}':>7}"
+        more = {
+            name: score.details[name] for name in ("ap50", "ap75", "small", "medium", "large") if name in score.details
+        }
+        for of, value in (more | score.details.get("ap", {}) | score.details.get("iou", {})).items():
+            yield f"    {of:<34} {'' if value is None else f'{100 * value:.2f}':>7}"
 
 
 def remember(where: str, evaluations: Sequence[Evaluation]) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tutelage.batch import IGNORED, Annotation, Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import NonNegative, Share, Width
-from tutelage.dense import FCNHead, FourScales, LinearHead, Norm, UPerHead, features
+from tutelage.dense import FCNHead, FourScales, KeptBuffers, LinearHead, Norm, UPerHead, features
 from tutelage.errors import DataError
 from tutelage.method import Method, MethodSettings, Output, seen
 from tutelage.precision import wide
@@ -78,12 +78,11 @@ class Segmentation(Method):
             self.head = UPerHead(width, s.channels or width, num_classes, s.norm, s.dropout)
             if s.auxiliary_weight:
                 self.auxiliary = FCNHead(width, s.auxiliary_channels, num_classes, s.norm, s.dropout)
-        self._before: tuple[int, list[Tensor]] | None = None
+        self._kept = KeptBuffers()
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Cross-entropy of pixels, and with its weight that of the auxiliary head."""
-        if self.training and self._before is None:
-            self._before = clock.updates, [buffer.clone() for buffer in self.buffers()]
+        self._kept.keep(self, clock)
         (x,), masks, s = batch["train"].views, batch["train"].masks, self.settings
         assert masks is not None
         maps = self._maps(x)
@@ -97,12 +96,7 @@ class Segmentation(Method):
 
     def after_step(self, clock: Clock) -> None:
         """A step that was skipped leaves no trace in the running statistics of the batch norms."""
-        if self._before:
-            updates, buffers = self._before
-            if clock.updates == updates:
-                for buffer, kept in zip(self.buffers(), buffers, strict=True):
-                    buffer.copy_(kept)
-        self._before = None
+        self._kept.settle(self, clock)
 
     def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes h w"]:
         """Of each pixel of pictures of the encoder's size."""

@@ -95,6 +95,12 @@ def charts(record: Record) -> list[Chart]:
             percent=True,
         ),
         _chart(
+            "Objects",
+            "On held-out pictures: COCO's average precision of boxes and of masks.",
+            {"boxes": _line(monitors, "box_ap"), "masks": _line(monitors, "mask_ap")},
+            percent=True,
+        ),
+        _chart(
             "Consistency",
             "Squared error between what student and teacher rebuild, in training.",
             {"consistency": _line(metrics, "consistency")},

@@ -68,7 +68,8 @@ def key_numbers(record: Record) -> list[tuple[str, str]]:
     numbers: list[tuple[str, str]] = []
     last = record.metrics[-1] if record.metrics else {}
     answer = record.monitors[-1] if record.monitors else {}
-    for key, name in (("miou", "mIoU, held out"), ("knn_accuracy", "kNN accuracy, held out")):
+    judged = {"box_ap": "AP of boxes", "mask_ap": "AP of masks", "miou": "mIoU", "knn_accuracy": "kNN accuracy"}
+    for key, name in ((key, f"{name}, held out") for key, name in judged.items()):
         if key in answer:
             numbers.append((name, number(answer[key], percent=True)))
     numbers += [(name, number(last[key])) for key, name in (("loss", "loss"),) if key in last]
