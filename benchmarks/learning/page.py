@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,6 +38,21 @@ DYNAMICS = re.compile(r"(<!-- dynamics -->\n).*?(<!-- end -->)", re.DOTALL)
 PROTOCOLS = {name: HEADINGS[name] for name in ("knn/1", "linear-cached/1", "low-shot/1")}
 Line = dict[str, Any]
 matplotlib.rcParams["svg.hashsalt"] = "tutelage"
+
+
+Measure = Callable[[dict[str, Any]], float]
+MEASURES: dict[str, dict[str, Measure]] = {
+    "segment": {
+        "mIoU": lambda scores: scores["segmenter"]["test"],
+        "pixels": lambda scores: scores["segmenter"]["details"]["pixel_accuracy"],
+    },
+    "detect": {
+        "AP of boxes": lambda scores: scores["boxes"]["test"],
+        "AP50": lambda scores: scores["boxes"]["details"]["ap50"],
+        "AP of masks": lambda scores: scores["masks"]["test"],
+    },
+}
+"""What the tables on stamps show, by the scores of what was judged."""
 
 
 def page() -> None:
@@ -63,10 +79,13 @@ def block(table: str, scale: str) -> str:
     out = []
     if table in ("speed", "few-speed"):
         return speeds(found(table, scale)["fashion-mnist"])
-    if table == "segment":
-        return masked(found(table, scale)["stamps"])
+    if table in MEASURES:
+        return downstream(found(table, scale)["stamps"], MEASURES[table])
+    if table == "finetune":
+        return by_labels(found(table, scale)["fashion-mnist"], ("100%", "10%", "1%"))
     if table == "few":
-        return few(found(table, scale)["fashion-mnist"], DOCS / "pictures" / f"learning-few-{scale}.svg")
+        rows = found(table, scale)["fashion-mnist"]
+        return by_labels(rows, FEW_LABELS) + guesses(rows, DOCS / "pictures" / f"learning-few-{scale}.svg")
     for data, rows in found(table, scale).items():
         if all(line["table"] != table for lines in rows.values() for line in lines):
             continue  # nothing of its own yet
@@ -94,20 +113,27 @@ def speeds(rows: dict[str, list[Line]]) -> str:
     return "\n".join(out) + "\n\n"
 
 
-def few(rows: dict[str, list[Line]], file: Path) -> str:
-    """Accuracy of the classifiers by how many labels there were, and what they guessed of held-out pictures at the end."""
-    methods = list(dict.fromkeys(name.rpartition(", ")[0] for name in rows if name.rpartition(", ")[2] in FEW_LABELS))
-    by = {(method, labels): rows.get(f"{method}, {labels}", []) for method in methods for labels in FEW_LABELS}
-    out = [f"\n| method | pictures seen | {' | '.join(FEW_LABELS)} | seeds |", "|---" * (len(FEW_LABELS) + 3) + "|"]
+def by_labels(rows: dict[str, list[Line]], counts: Sequence[str]) -> str:
+    """Accuracy of the runs' own classifiers by how many labels there were; rows are called METHOD, COUNT."""
+    methods = list(dict.fromkeys(name.rpartition(", ")[0] for name in rows if name.rpartition(", ")[2] in counts))
+    out = [f"\n| method | pictures seen | {' | '.join(counts)} | seeds |", "|---" * (len(counts) + 3) + "|"]
     for method in methods:
-        own = [by[method, labels] for labels in FEW_LABELS]
+        own = [rows.get(f"{method}, {labels}", []) for labels in counts]
         scores = [[accuracy(last(line), "classifier/1", "classifier") for line in lines] for lines in own]
         cells = [spread(values) if values else "" for values in scores]
-        seen = max(line["row"]["pictures"] for lines in own for line in lines)
-        out.append(f"| {method} | {seen:,} | {' | '.join(cells)} | {', '.join(str(len(lines)) for lines in own)} |")
+        seen = ", ".join(dict.fromkeys(f"{line['row']['pictures']:,}" for lines in own for line in lines))
+        out.append(f"| {method} | {seen} | {' | '.join(cells)} | {', '.join(str(len(lines)) for lines in own)} |")
+    return "\n".join(out) + "\n\n"
+
+
+def guesses(rows: dict[str, list[Line]], file: Path) -> str:
+    """A chart of how many guessed labels counted in the course of the runs, and how many of these were right."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, len(FEW_LABELS), sharex=True, sharey="row", squeeze=False)
-    for (method, labels), lines in by.items():
+    for name, lines in rows.items():
+        method, _, labels = name.rpartition(", ")
+        if labels not in FEW_LABELS:
+            continue
         for axis, monitor in zip(axes[:, FEW_LABELS.index(labels)], ("sure_share", "sure_accuracy"), strict=True):
             answers: dict[float, list[float]] = defaultdict(list)
             for line in lines:
@@ -124,19 +150,21 @@ def few(rows: dict[str, list[Line]], file: Path) -> str:
     axes[1][0].set_ylabel("of these right, %")
     axes[0][-1].legend(frameon=False, fontsize=8)
     figure.savefig(file, metadata={"Date": None})
-    return "\n".join(out) + f"\n\n![share and accuracy of guessed labels](pictures/{file.name})\n\n"
+    return f"![share and accuracy of guessed labels](pictures/{file.name})\n\n"
 
 
-def masked(rows: dict[str, list[Line]]) -> str:
-    """Mean intersection over union and share of pixels that are right, on test pictures."""
-    out = ["\n| row | mIoU | pixels | pictures seen | pictures/s | seeds |", "|---|---|---|---|---|---|"]
+def downstream(rows: dict[str, list[Line]], measures: dict[str, Measure]) -> str:
+    """What was measured on test pictures, in per cent, of the rows that were judged."""
+    out = [
+        f"\n| row | {' | '.join(measures)} | pictures seen | pictures/s | seeds |",
+        "|---" * (len(measures) + 4) + "|",
+    ]
     for name, lines in rows.items():
-        scores = [last(line)[0]["scores"]["mIoU"] for line in lines if last(line)]
-        if scores:
-            miou = spread([100 * score["test"] for score in scores])
-            pixels = spread([100 * score["details"]["pixel_accuracy"] for score in scores])
+        judged = [{row["name"]: row["scores"][row["token"]] for row in last(line)} for line in lines if last(line)]
+        if judged:
+            cells = [spread([100 * measure(scores) for scores in judged]) for measure in measures.values()]
             seen, speed = lines[0]["row"]["pictures"], pictures_a_second(lines)
-            out.append(f"| {name} | {miou} | {pixels} | {seen:,} | {speed:.0f} | {len(scores)} |")
+            out.append(f"| {name} | {' | '.join(cells)} | {seen:,} | {speed:.0f} | {len(judged)} |")
     return "\n".join(out) + "\n\n"
 
 

@@ -121,8 +121,8 @@ def judge(place: Path, data: str, whom: str, *, baselines: bool = False) -> list
 
     if whom == "nothing":
         return []
-    if whom == "segmentation":
-        return _lines(api.evaluate("segmentation", place, data))
+    if whom in ("segmentation", "detection"):
+        return _lines(api.evaluate(whom, place, data))
     options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}
     found = api.evaluate_all(PROTOCOLS, place, data, **options) if whom == "encoder" else []
     if (place / "classifier").exists():

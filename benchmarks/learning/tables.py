@@ -24,7 +24,7 @@ class Row:
     """Fields of the recipe that are set differently, nested."""
     curve: bool = False
     """Judge the encoder at each quarter of the run too."""
-    judge: Literal["encoder", "classifier", "segmentation", "nothing"] = "encoder"
+    judge: Literal["encoder", "classifier", "segmentation", "detection", "nothing"] = "encoder"
     """What to judge: the encoder, what the run trains, or nothing, as where only speed is asked."""
     init: str = ""
     """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
@@ -288,22 +288,55 @@ def _few() -> list[Row]:
     return [first, *rows, *second, *other]
 
 
-def _segment() -> list[Row]:
-    """Segmentation of stamps from scratch and from encoders that saw the same pictures, at equal steps."""
-    size = {"backbone": {"image_size": 128, "patch_size": 16, "width": 128, "depth": 6, "heads": 4}}
-    first = [
-        Row(method, METHODS[method][0], "stamps", 100_000, size, judge="nothing") for method in ("MAE", "PseudoMAE")
-    ]
-    scratch = Row("from scratch", "segment-quickstart", "stamps", 16_000, judge="segmentation")
+_STAMPS: dict[str, Any] = {"backbone": {"image_size": 128, "patch_size": 16, "width": 128, "depth": 6, "heads": 4}}
+_ON_STAMPS = [
+    Row(method, METHODS[method][0], "stamps", 100_000, _STAMPS, judge="nothing", of="stamps")
+    for method in ("MAE", "PseudoMAE")
+]
+"""The encoders that segmentation and detection begin from: they saw the same pictures."""
+
+
+def _downstream(scratch: Row) -> list[Row]:
+    """A recipe on stamps, from scratch and from these encoders, at equal steps."""
     learned = {"backbone": {"positions": "learned"}}
-    rows = [scratch] + [
-        replace(scratch, name=f"from {row.name}", changes=learned, init=name_of("segment", row)) for row in first
+    return [scratch] + [
+        replace(scratch, name=f"from {row.name}", changes=learned, init=name_of("stamps", row)) for row in _ON_STAMPS
     ]
+
+
+def _segment() -> list[Row]:
+    """Segmentation of stamps, with UPerNet and with a linear head."""
+    rows = _downstream(Row("from scratch", "segment-quickstart", "stamps", 16_000, judge="segmentation"))
     linear = [
         replace(row, name=f"{row.name}, linear head", changes=merged(row.changes, {"method": {"head": "linear"}}))
         for row in rows
     ]
-    return [*first, *rows, *linear]
+    return [*_ON_STAMPS, *rows, *linear]
+
+
+def _detect() -> list[Row]:
+    """Detection of stamps with their outlines."""
+    return [*_ON_STAMPS, *_downstream(Row("from scratch", "detect-quickstart", "stamps", 12_000, judge="detection"))]
+
+
+def _finetune() -> list[Row]:
+    """Classifiers of Fashion-MNIST with all, a tenth and a hundredth of the labels, on from the core table's encoders."""
+    pictures = {"": 108_000, "10%": 54_000, "1%": 27_000}  # two passes, ten, fifty
+    core = {row.name: name_of("core", row) for row in _core() if row.data == "fashion-mnist"}
+    inits = {"from scratch": "", "from MAE": core["MAE"], "from PseudoMAE": core["PseudoMAE"]}
+    return [
+        Row(
+            f"{name}, {labels or '100%'}",
+            "finetune-quickstart",
+            "fashion-mnist",
+            seen,
+            merged(ENCODER, {"labels": labels} if labels else {}),
+            judge="classifier",
+            init=init,
+        )
+        for labels, seen in pictures.items()
+        for name, init in inits.items()
+    ]
 
 
 TABLES = {
@@ -317,7 +350,9 @@ TABLES = {
     "time": _time(),
     "again": _again(),
     "family": _family(),
+    "finetune": _finetune(),
     "segment": _segment(),
+    "detect": _detect(),
     "few-speed": _few_speed(),
     "few": _few(),
 }
