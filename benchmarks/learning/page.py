@@ -51,8 +51,20 @@ MEASURES: dict[str, dict[str, Measure]] = {
         "AP50": lambda scores: scores["boxes"]["details"]["ap50"],
         "AP of masks": lambda scores: scores["masks"]["test"],
     },
+    "robustness": {
+        "clean error": lambda scores: scores["encoder"]["details"]["clean_error"],
+        "error when corrupted": lambda scores: 1 - scores["encoder"]["test"],
+        "mCE, untrained = 100": lambda scores: mean_corruption_error(
+            *(scores[name]["details"]["errors"] for name in ("encoder", "untrained"))
+        ),
+    },
 }
-"""What the tables on stamps show, by the scores of what was judged."""
+"""What the tables of what encoders are good for show, shares by the scores of what was judged."""
+
+
+def mean_corruption_error(errors: dict[str, list[float]], baseline: dict[str, list[float]]) -> float:
+    """The mean over kinds of the errors at all severities as a share of the baseline's."""
+    return mean(sum(errors[kind]) / sum(baseline[kind]) for kind in errors)
 
 
 def page() -> None:
@@ -80,7 +92,8 @@ def block(table: str, scale: str) -> str:
     if table in ("speed", "few-speed"):
         return speeds(found(table, scale)["fashion-mnist"])
     if table in MEASURES:
-        return downstream(found(table, scale)["stamps"], MEASURES[table])
+        (rows,) = found(table, scale).values() or ({},)
+        return downstream(rows, MEASURES[table])
     if table == "finetune":
         return by_labels(found(table, scale)["fashion-mnist"], ("100%", "10%", "1%"))
     if table == "few":
@@ -163,8 +176,9 @@ def downstream(rows: dict[str, list[Line]], measures: dict[str, Measure]) -> str
         judged = [{row["name"]: row["scores"][row["token"]] for row in last(line)} for line in lines if last(line)]
         if judged:
             cells = [spread([100 * measure(scores) for scores in judged]) for measure in measures.values()]
-            seen, speed = lines[0]["row"]["pictures"], pictures_a_second(lines)
-            out.append(f"| {name} | {' | '.join(cells)} | {seen:,} | {speed:.0f} | {len(judged)} |")
+            seen = lines[0]["row"]["pictures"]
+            trained = [f"{seen:,}", f"{pictures_a_second(lines):.0f}"] if seen else ["", ""]
+            out.append(f"| {' | '.join([name, *cells, *trained, str(len(judged))])} |")
     return "\n".join(out) + "\n\n"
 
 

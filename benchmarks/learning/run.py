@@ -68,7 +68,7 @@ def run_one(args: argparse.Namespace) -> None:
     data = {"glyphs": args.glyphs, "stamps": args.stamps}.get(row.data, row.data)
     out = Path(args.out, args.one)
     line: dict[str, Any] = {"key": args.one, "table": args.table, "row": asdict(row), "seed": seed}
-    line |= untrained(row, seed, data, out) if row.pictures == 0 else trained(row, seed, data, out, args)
+    line |= unchanged(row, seed, data, out, args) if row.pictures == 0 else trained(row, seed, data, out, args)
     line |= {"machine": machine(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     with (HERE / f"{args.scale}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -80,8 +80,9 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
 
     steps = round(row.pictures / api.settings_for(row.recipe, **row.changes).batch_size)
     curve = {"keep_steps": steps // 4} if row.curve else {}
-    start = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
-    run = api.pretrain(row.recipe, data, out, steps=steps, seed=seed, **curve, **start, **row.changes)
+    run = api.pretrain(
+        row.recipe, data, out, steps=steps, seed=seed, **curve, **begun_from(row, seed, args), **row.changes
+    )
     metrics = lines(run / "metrics.jsonl")
     places = {steps: run}
     if row.curve:
@@ -101,17 +102,22 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
     }
 
 
-def untrained(row: Row, seed: int, data: str, out: Path) -> dict[str, Any]:
-    """The encoder before its first step, beside raw pixels."""
+def begun_from(row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The setting that names the run with the same seed that a row begins from."""
+    return {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
+
+
+def unchanged(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The encoder before its first step: untrained, beside raw pixels, or that of the run that it begins from."""
     from tutelage import api
     from tutelage.data.index import open_data
     from tutelage.engine.pretrain import build
     from tutelage.export import write_timm
 
-    settings = api.settings_for(row.recipe, **row.changes, data=data, seed=seed)
+    settings = api.settings_for(row.recipe, **row.changes, data=data, seed=seed, **begun_from(row, seed, args))
     method, statistics, _ = build(settings, open_data(data))
     write_timm(method.student, out, statistics, architecture=settings.backbone.name)
-    dump = settings.model_dump(mode="json") | {"data": row.data}
+    dump = settings.model_dump(mode="json") | {"init": row.init or None, "data": row.data}
     return {"judged": {"0": judge(out, data, row.judge, baselines=True)}, "settings": dump}
 
 
@@ -121,6 +127,8 @@ def judge(place: Path, data: str, whom: str, *, baselines: bool = False) -> list
 
     if whom == "nothing":
         return []
+    if whom == "robustness":
+        return _lines(api.evaluate(whom, place, data, train_pictures=TRAIN_PICTURES))
     if whom in ("segmentation", "detection"):
         return _lines(api.evaluate(whom, place, data))
     options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}

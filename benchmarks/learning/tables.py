@@ -24,7 +24,7 @@ class Row:
     """Fields of the recipe that are set differently, nested."""
     curve: bool = False
     """Judge the encoder at each quarter of the run too."""
-    judge: Literal["encoder", "classifier", "segmentation", "detection", "nothing"] = "encoder"
+    judge: Literal["encoder", "classifier", "segmentation", "detection", "robustness", "nothing"] = "encoder"
     """What to judge: the encoder, what the run trains, or nothing, as where only speed is asked."""
     init: str = ""
     """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
@@ -339,6 +339,15 @@ def _finetune() -> list[Row]:
     ]
 
 
+def _robustness() -> list[Row]:
+    """The core table's encoders on corrupted pictures, each beside itself untrained."""
+    return [
+        replace(row, pictures=0, curve=False, judge="robustness", init=name_of("core", row))
+        for row in _core()
+        if row.data == "fashion-mnist" and row.name in ("supervised", "MAE", "PseudoMAE")
+    ]
+
+
 TABLES = {
     "causes": _causes(),
     "later": _later(),
@@ -351,6 +360,7 @@ TABLES = {
     "again": _again(),
     "family": _family(),
     "finetune": _finetune(),
+    "robustness": _robustness(),
     "segment": _segment(),
     "detect": _detect(),
     "few-speed": _few_speed(),
