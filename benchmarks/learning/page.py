@@ -107,7 +107,8 @@ def block(table: str, scale: str) -> str:
         out += ["|" + "---|" * len(columns)]
         for name, lines in rows.items():
             out += table_rows(name, lines, "held_out" if table == "tuning" else "test")
-        if sum(any(len(line["judged"]) > 1 for line in lines) for lines in rows.values()) > 1:
+        own = [lines for lines in rows.values() if lines[0]["table"] == table]
+        if sum(any(len(line["judged"]) > 1 for line in lines) for lines in own) > 1:
             picture = DOCS / "pictures" / f"learning-{table}-{data}-{scale}.svg"
             chart(rows, data, picture, found("speed", scale)["fashion-mnist"])
             out += [f"\n![accuracy against pictures seen and against time](pictures/{picture.name})"]

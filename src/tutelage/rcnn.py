@@ -76,11 +76,12 @@ class Found(NamedTuple):
     def pixels(self, size: tuple[int, int]) -> Tensor:
         """Masks [n, h, w] of a picture of a `size` (height, width): where the probability is above a half."""
         found = torch.zeros(len(self.boxes), *size, dtype=torch.bool)
-        for pixels, mask, box in zip(found, () if self.masks is None else self.masks.cpu(), self.boxes, strict=False):
-            x0, y0, x1, y1 = box.tolist()
+        if self.masks is None:
+            return found
+        for pixels, mask, (x0, y0, x1, y1) in zip(found, self.masks.cpu(), self.boxes.tolist(), strict=True):
             rows = slice(max(0, math.floor(y0)), min(size[0], math.ceil(y1)))
             columns = slice(max(0, math.floor(x0)), min(size[1], math.ceil(x1)))
-            y, x = (_places(rows, y0, y1), _places(columns, x0, x1))
+            y, x = _places(rows, y0, y1), _places(columns, x0, x1)
             grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].to(mask.dtype)
             cells = F.grid_sample(mask[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
             pixels[rows, columns] = (cells > 0.5) & (grid[0].abs().amax(-1) <= 1)
@@ -169,23 +170,17 @@ class Stage(RoIHeads):  # type: ignore[misc]
     ) -> None:
         spread = (10.0 * (number + 1),) * 2 + (5.0 * (number + 1),) * 2
         layer = norm_of(norm)
-        mask_parts = (
-            (
-                _pool(14, patch),
-                MaskRCNNHeads(channels, [channels] * 4, 1),
-                MaskRCNNPredictor(channels, channels, num_classes + 1),
-            )
-            if masks
-            else (None, None, None)
-        )
         super().__init__(
             _pool(7, patch),
             FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [hidden], layer),
             FastRCNNPredictor(hidden, num_classes + 1),
             IOUS[number], IOUS[number], samples, 0.25, spread,
             score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
-            mask_roi_pool=mask_parts[0], mask_head=mask_parts[1], mask_predictor=mask_parts[2],
         )  # fmt: skip
+        if masks:
+            self.mask_roi_pool = _pool(14, patch)
+            self.mask_head = MaskRCNNHeads(channels, [channels] * 4, 1)
+            self.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)
         self.box_loss = box_loss
 
     def learn(
