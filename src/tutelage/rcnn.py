@@ -137,18 +137,27 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """The anchors of each picture."""
-        x = feature_maps[0]
-        self.set_cell_anchors(x.dtype, x.device)
-        strides = [[x.new_tensor(stride)] * 2 for stride in self.strides]
+        device, dtype = feature_maps[0].device, torch.promote_types(feature_maps[0].dtype, torch.float32)
+        self.set_cell_anchors(dtype, device)
+        strides = [[torch.tensor(stride, dtype=dtype, device=device)] * 2 for stride in self.strides]
         found = self.grid_anchors([list(map_.shape[-2:]) for map_ in feature_maps], strides)
         return [torch.cat(found)] * len(image_list.image_sizes)
+
+
+class ProposingHead(RPNHead):  # type: ignore[misc]
+    """What each anchor is and how it lies; wide, because boxes are cast to what corrects them."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits and corrections of each map's anchors."""
+        logits, deltas = super().forward(x)
+        return [wide(each) for each in logits], [wide(each) for each in deltas]
 
 
 def proposer(channels: int, patch: int, scale: float, proposals: int, samples: int) -> RegionProposalNetwork:
     """The network that proposes boxes (Faster R-CNN), with mmdetection's numbers."""
     many, most = {"training": 2 * proposals, "testing": proposals}, {"training": proposals, "testing": proposals}
     anchors = Anchors(patch, scale)
-    head = RPNHead(channels, anchors.num_anchors_per_location()[0])
+    head = ProposingHead(channels, anchors.num_anchors_per_location()[0])
     return RegionProposalNetwork(anchors, head, 0.7, 0.3, samples, 0.5, many, most, 0.7)
 
 
@@ -276,10 +285,10 @@ class Stages(nn.ModuleList):
         return [Found(b, c - 1, s, m) for b, c, s, m in zip(boxes, labels, sureness, masks, strict=True)]
 
 
-def targets_of(objects: Sequence[Objects]) -> list[dict[str, Any]]:
-    """What torchvision's parts learn from: all but crowds, with class 0 for ground."""
+def targets_of(objects: Sequence[Objects], dtype: torch.dtype) -> list[dict[str, Any]]:
+    """What torchvision's parts learn from: all but crowds, boxes in `dtype`, with class 0 for ground."""
     told = [Objects(*(each[~one.crowd] for each in one)) for one in objects]
-    return [{"boxes": one.boxes, "labels": one.labels + 1, "masks": one.masks} for one in told]
+    return [{"boxes": one.boxes.to(dtype), "labels": one.labels + 1, "masks": one.masks} for one in told]
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 
 from tutelage.average_precision import FoundObjects
 from tutelage.batch import Batch, Objects
@@ -308,13 +310,10 @@ def test_the_losses_add_up_with_their_weights_and_reach_every_layer() -> None:
 def test_the_proposing_network_is_torchvisions_and_so_is_a_single_stage() -> None:
     """With smooth L1 the losses are those of torchvision's own Mask R-CNN of the same parts, by the same draws."""
     method = detection(box_loss="smooth_l1", box_weight=1.0)
-    batch, targets = data(), targets_of(data()["train"].objects)
+    batch, targets = data(), targets_of(data()["train"].objects, torch.float32)
     method.eval()
     torch.manual_seed(3)
     mine = method(batch, START).parts
-    from torchvision.models.detection.image_list import ImageList
-    from torchvision.models.detection.roi_heads import RoIHeads
-
     x = batch["train"].views[0]
     maps, sizes = method.maps(x), [SIZE] * 4
     method.rpn.training = method.stages[0].training = True
@@ -335,8 +334,6 @@ def test_the_proposing_network_is_torchvisions_and_so_is_a_single_stage() -> Non
 
 def test_masks_are_learned_where_they_are_pasted() -> None:
     """The cells that a mask is learned as, pasted as a probability, are the mask."""
-    from torchvision.models.detection.roi_heads import project_masks_on_boxes
-
     truth = objects([[10, 20, 38, 48]])
     truth.masks[0, 20:48, 10:31] = False
     cells = project_masks_on_boxes(truth.masks, truth.boxes - 0.5, torch.tensor([0]), 28)
@@ -344,8 +341,25 @@ def test_masks_are_learned_where_they_are_pasted() -> None:
     assert torch.equal(pasted, truth.masks)
 
 
+def test_boxes_are_as_exact_in_bfloat16_and_in_float64() -> None:
+    """At 1,000 px bfloat16 tells places four pixels apart."""
+    method, x = detection(16, 1024), torch.randn(1, 3, 1024, 1024)
+    maps = [torch.zeros(1, 16, side, side, dtype=torch.bfloat16) for side in (256, 128, 64, 32, 16)]
+    (anchors,) = method.rpn.anchor_generator(type("Images", (), {"image_sizes": [(1024, 1024)]})(), maps)
+    assert anchors.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        method.eval()
+        (proposals,), _ = method.rpn(ImageList(x, [(1024, 1024)]), {str(i): m.float() for i, m in enumerate(maps)})
+    assert proposals.dtype == torch.float32 and (proposals % 4 != 0).any()
+    exact = detection().double()
+    batch = {name: replace(part, views=tuple(v.double() for v in part.views)) for name, part in data().items()}
+    output = exact(batch, START)
+    assert output.loss.dtype == torch.float64
+    output.loss.backward()
+
+
 def test_crowds_are_not_learned_from_and_classes_make_room_for_ground() -> None:
-    (told,) = targets_of([objects([[0, 0, 9, 9], [0, 0, 60, 60]], labels=[2, 1], crowd=[1])])
+    (told,) = targets_of([objects([[0, 0, 9, 9], [0, 0, 60, 60]], labels=[2, 1], crowd=[1])], torch.float64)
     assert told["labels"].tolist() == [3] and told["boxes"].tolist() == [[0, 0, 9, 9]] and len(told["masks"]) == 1
 
 

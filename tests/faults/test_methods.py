@@ -19,7 +19,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_kills_and_signals_change_no_bit(method: str, tmp_path: Path, amount, figure) -> None:
-    whole, out, trials = tmp_path / "whole", tmp_path / "run", amount(2, 4, 20)
+    whole, out, trials = tmp_path / "whole", tmp_path / "run", amount(2, 2, 20)
     assert ended(begin(whole, method=method)) == [0]
     for trial in range(trials):
         rng, number = random.Random(f"{method} {trial}"), (signal.SIGKILL, signal.SIGTERM)[trial % 2]

@@ -37,7 +37,7 @@ CPU_SECONDS = 1.0
 def test_mutated_words_are_accepted_or_refused_and_never_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], amount: Callable[..., int], figure: Callable[..., None]
 ) -> None:
-    count, accepted, refused = amount(60, 200, 2000), 0, 0
+    count, accepted, refused = amount(60, 100, 2000), 0, 0
     for seed in range(count):
         rng = random.Random(seed)
         method = rng.choice(list(METHODS))
@@ -51,7 +51,7 @@ def test_mutated_words_are_accepted_or_refused_and_never_more(
 def test_mutated_files_are_accepted_or_refused_and_never_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], amount: Callable[..., int], figure: Callable[..., None]
 ) -> None:
-    count, accepted, refused, run = amount(60, 200, 2000), 0, 0, 0
+    count, accepted, refused, run = amount(60, 100, 2000), 0, 0, 0
     (tmp_path / "files").mkdir()
     for seed in range(count):
         rng = random.Random(seed)

@@ -23,7 +23,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_asked_at_a_random_moment_it_saves_exits_with_75_and_goes_on_equal(whole, tmp_path, amount, figure) -> None:
     rng, stopped_while_training = random.Random(1), 0
-    trials = amount(2, 12, 100)
+    trials = amount(2, 8, 100)
     for trial in range(trials):
         out, wish = tmp_path / f"run-{trial}", SIGNALS[trial % 4]
         process = begin(out)
@@ -71,7 +71,7 @@ def _pulse(folder: Path, steps: int, seconds: float) -> subprocess.Popen[str]:
 
 def test_a_process_that_was_suspended_is_not_called_stuck(tmp_path: Path) -> None:
     """Ctrl-Z, and an hour later `fg`."""
-    process = _pulse(tmp_path, steps=3, seconds=1.5)
+    process = _pulse(tmp_path, steps=3, seconds=0.5)
     assert process.stdout
     process.stdout.readline()
     os.kill(process.pid, signal.SIGSTOP)

@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,6 @@ class Instances:
     rows: tuple[tuple[dict[str, Any], ...], ...]
     """Of each picture: its objects, with `box` (x0, y0, x1, y1, cut), `label`, `crowd` and `outline`."""
 
-    @cached_property
-    def has_masks(self) -> bool:
-        """Whether every object has an outline."""
-        return all(row["outline"] is not None for rows in self.rows for row in rows)
-
     def read(self, i: int) -> Objects:
         """What lies on picture `i`; masks are those of the boxes where there are no outlines. Raises DataError D-44."""
         height, width = self.sizes[i]
@@ -80,10 +74,12 @@ class Instances:
         empty = sum(not rows for rows in self.rows)
         learned = {row["label"] for rows, part in zip(self.rows, parts, strict=True) if part == "train" for row in rows}
         untold = [name for number, name in enumerate(self.classes) if number not in learned]
+        boxes = sum(row["outline"] is None for rows in self.rows for row in rows)
         left_out = sum((file.left_out for file in files), Counter[str]())
         return [
             f"{count:,} objects of {len(self.classes)} classes" + (f", {crowds:,} of them crowds" if crowds else ""),
             *([f"{empty:,} pictures have no objects, and are not trained on"] if empty else []),
+            *([f"warning: {boxes:,} objects have no outline: their boxes stand for it"] if boxes else []),
             *(f"warning: {n:,} objects {reason} are left out" for reason, n in left_out.items()),
             *([f"warning: no object to train on is a {listed(untold)}"] if untold else []),
         ]

@@ -121,7 +121,8 @@ class Detection(Method):
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Faster R-CNN's losses of proposals and of boxes, and that of masks; a cascade's stages count 1, 1/2 and 1/4."""
         self._kept.keep(self, clock)
-        (x,), targets, s = batch["train"].views, targets_of(batch["train"].objects), self.settings
+        (x,), s = batch["train"].views, self.settings
+        targets = targets_of(batch["train"].objects, x.dtype)
         maps, sizes = self.maps(x), [(x.shape[-2], x.shape[-1])] * len(x)
         with learning(self.rpn):
             proposals, proposing = self.rpn(ImageList(x, sizes), maps, targets)
