@@ -119,7 +119,7 @@ def _changed(settings: RunSettings[Any], changes: dict[str, Any]) -> RunSettings
 
 
 def evaluate(
-    protocol: Name | Literal["classifier", "robustness", "segmentation"],
+    protocol: Name | Literal["classifier", "robustness", "segmentation", "detection"],
     encoder: str | Path,
     data: str | Path,
     **options: Any,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tutelage.batch import Objects
 from tutelage.data.objects import coco_masks
+from tutelage.detections import Found
 from tutelage.errors import MachineError
-from tutelage.rcnn import Found
 
 
 class Precision(NamedTuple):
@@ -65,12 +65,15 @@ class FoundObjects:
             categories = [{"id": i, "name": name} for i, name in enumerate(self.classes)]
             truth.dataset = {"images": images, "annotations": self.truth, "categories": categories, "info": {}}
             truth.createIndex()
-            if not self.found:
-                known = {row["category_id"] for row in self.truth if not row["iscrowd"]}
-                zero = 0.0 if known else math.nan
-                none = {name: 0.0 if i in known else math.nan for i, name in enumerate(self.classes)}
-                return Precision(zero, zero, zero, math.nan, math.nan, math.nan, none)
-            done = evaluate(truth, truth.loadRes([dict(row) for row in self.found]), of)
+            # Of rows with a box pycocotools takes its area for theirs, of masks too.
+            rows = [
+                {name: value for name, value in row.items() if (of, name) != ("segm", "bbox")} for row in self.found
+            ]
+            found = truth.loadRes(rows) if rows else coco()
+            if not rows:
+                found.dataset = {**truth.dataset, "annotations": []}
+                found.createIndex()
+            done = evaluate(truth, found, of)
             done.evaluate()
             done.accumulate()
             done.summarize()

@@ -126,7 +126,7 @@ class KeptBuffers:
 
 def norm_of(norm: Norm) -> type[nn.Module]:
     """The layer that norms maps of so many channels; batch statistics are shared by processes on GPUs."""
-    shared = world_size() > 1 and torch.cuda.is_available()
+    shared = world_size() > 1 and torch.distributed.get_backend() == "nccl"
     kinds: dict[str, type[nn.Module]] = {
         "layer": LayerNorm2d,
         "batch": nn.SyncBatchNorm if shared else nn.BatchNorm2d,

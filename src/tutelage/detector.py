@@ -6,14 +6,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.data.index import Statistics
-from tutelage.data.joint import fitted
+from tutelage.detections import Found
 from tutelage.encoder import BackboneSettings
 from tutelage.handed_on import Described, folder_of, read_method, write_whole_method
 from tutelage.methods.detection import Detection, DetectionSettings
-from tutelage.rcnn import Found
 
 NAME = "detector"
 
@@ -45,23 +43,15 @@ class Detector:
         """Which of the R-CNNs it is."""
         return "mask-rcnn" if self.method.settings.stages == 1 else "cascade-mask-rcnn"
 
-    @torch.no_grad()
-    def find(self, picture: Float[Tensor, "c h w"]) -> Found:
-        """What lies on a picture of any size, normalised: boxes in its pixels."""
-        return find(self.method, picture, self.size, self.short)
 
+@torch.no_grad()
+def find(method: Detection, x: Float[Tensor, "1 c h w"], inside: tuple[int, int], sides: tuple[int, int]) -> Found:
+    """What lies on a picture of `sides` (height, width), in its pixels, on the CPU.
 
-def find(method: Detection, picture: Float[Tensor, "c h w"], size: tuple[int, int], short: int | None) -> Found:
-    """What lies on a normalised picture of any size, which is resized to fit into `size` with its short side at most `short`.
-
-    What it does not fill, on the right and below, is of the mean colour.
+    `x` and `inside` are the normalised picture and its part, as `data.joint.framed` gives them.
     """
-    sides = (picture.shape[-2], picture.shape[-1])
-    inside = fitted(sides, size, short)
-    x = F.interpolate(picture[None], size=inside, mode="bicubic", antialias=True)
-    x = F.pad(x, (0, size[1] - inside[1], 0, size[0] - inside[0]))
     (found,) = method.find(x, [inside])
-    return found.resized((sides[0] / inside[0], sides[1] / inside[1]), sides)
+    return found.cpu().resized((sides[0] / inside[0], sides[1] / inside[1]), sides)
 
 
 def write_detector(detector: Detector, folder: Path, backbone: BackboneSettings, sample: Tensor) -> float:

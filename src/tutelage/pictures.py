@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import draw_segmentation_masks
 
-from tutelage.batch import IGNORED, Batch, Objects
+from tutelage.batch import IGNORED, Batch, Objects, to_unit
 from tutelage.data.index import Statistics
 from tutelage.encoder import grid_of, patch_of
 from tutelage.method import Method, Output
@@ -138,14 +138,14 @@ def prototypes(pictures: Float[Tensor, "b c h w"], labels: Float[Tensor, "b m"])
 
 
 def neighbours(
-    pictures: Float[Tensor, "n c h w"],
+    pictures: Shaped[Tensor, "n c h w"],
     features: Float[Tensor, "n d"],
     *,
     labels: Int[Tensor, " n"] | None = None,
     classes: Sequence[str] = (),
     num_queries: int = 6,
 ) -> Image.Image:
-    """A few pictures (in 0..1), evenly spread over the set, and those nearest to them by cosine of features."""
+    """A few pictures (uint8, or in 0..1), evenly spread over the set, and those nearest to them by cosine of features."""
     unit = F.normalize(features.float(), dim=-1)
     queries = torch.linspace(0, len(pictures) - 1, min(num_queries, len(pictures))).long()
     cosines = unit[queries] @ unit.T
@@ -155,10 +155,10 @@ def neighbours(
     def cell(i: int, query: int) -> Cell:
         known = labels is not None and int(labels[i]) >= 0 and int(labels[query]) >= 0
         if labels is None or not known:
-            return Cell(show(pictures[i]))
+            return Cell(show(to_unit(pictures[i])))
         name = classes[int(labels[i])] if int(labels[i]) < len(classes) else str(int(labels[i]))
         ink = INK if i == query else GOOD if labels[i] == labels[query] else BAD
-        return Cell(show(pictures[i]), name, ink)
+        return Cell(show(to_unit(pictures[i])), name, ink)
 
     rows = [[cell(q, q), *(cell(i, q) for i in row)] for q, row in zip(queries.tolist(), nearest.tolist(), strict=True)]
     note = f"Held-out pictures, and the nearest of {len(pictures)} by the cosine of their class tokens."
@@ -311,6 +311,6 @@ def _share(ids_mask: Int[Tensor, "b m"], grid: tuple[int, int]) -> str:
     return f"{ids_mask.shape[1]} of {grid[0] * grid[1]}"
 
 
-def _false_colour(pictures: Float[Tensor, "b c h w"]) -> str:
+def _false_colour(pictures: Shaped[Tensor, "b c h w"]) -> str:
     channels = pictures.shape[1]
     return "" if channels in (1, 3) else f" False colour: channels 1 to {min(3, channels)} of {channels}."

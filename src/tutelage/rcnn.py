@@ -1,9 +1,8 @@
 """Mask R-CNN and Cascade Mask R-CNN of torchvision's parts: maps, proposals, boxes, masks (docs/methods/detection.md)."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,19 +14,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import (
-    FeaturePyramidNetwork,
-    MultiScaleRoIAlign,
-    generalized_box_iou_loss,
-)
-from torchvision.ops import (
-    boxes as box_ops,
-)
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, clip_boxes_to_image, generalized_box_iou_loss
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
 from tutelage.batch import Objects
 from tutelage.dense import Map, Norm, norm_of
+from tutelage.detections import Found
 from tutelage.precision import wide
 
 STRIDES = (1 / 4, 1 / 2, 1.0, 2.0)
@@ -41,57 +34,6 @@ WEIGHTS = (1.0, 0.5, 0.25)
 Maps = dict[str, Tensor]
 """[b, channels, rows, columns] of each scale, by name."""
 Boxes = Float[Tensor, "n 4"]
-
-
-class Found(NamedTuple):
-    """What is found on a picture, the surest first."""
-
-    boxes: Float[Tensor, "n 4"]
-    """x0, y0, x1, y1 in pixels."""
-    labels: Int[Tensor, " n"]
-    """Class numbers."""
-    scores: Float[Tensor, " n"]
-    """0 to 1."""
-    masks: Float[Tensor, "n 28 28"] | None
-    """Probability of each of 28 x 28 cells of a box to be of the object; None of a model of boxes alone."""
-
-    def resized(self, factor: tuple[float, float], size: tuple[int, int]) -> "Found":
-        """Boxes times (height, width) factors, cut at a picture of a `size` (height, width)."""
-        boxes = self.boxes * self.boxes.new_tensor([factor[1], factor[0]] * 2)
-        return self._replace(boxes=box_ops.clip_boxes_to_image(boxes, size))
-
-    def cpu(self) -> "Found":
-        """The same on the CPU."""
-        return self._each(Tensor.cpu)
-
-    def as_objects(self, size: tuple[int, int], least: float) -> Objects:
-        """Those with a score of `least` or more, on a picture of a `size` (height, width)."""
-        sure = self._each(lambda each: each[self.scores >= least])
-        return Objects(sure.boxes, sure.labels, torch.zeros(len(sure.boxes), dtype=torch.bool), sure.pixels(size))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Found":
-        masks = None if self.masks is None else change(self.masks)
-        return Found(change(self.boxes), change(self.labels), change(self.scores), masks)
-
-    def pixels(self, size: tuple[int, int]) -> Tensor:
-        """Masks [n, h, w] of a picture of a `size` (height, width): where the probability is above a half."""
-        found = torch.zeros(len(self.boxes), *size, dtype=torch.bool)
-        if self.masks is None:
-            return found
-        for pixels, mask, (x0, y0, x1, y1) in zip(found, self.masks.cpu(), self.boxes.tolist(), strict=True):
-            rows = slice(max(0, math.floor(y0)), min(size[0], math.ceil(y1)))
-            columns = slice(max(0, math.floor(x0)), min(size[1], math.ceil(x1)))
-            y, x = _places(rows, y0, y1), _places(columns, x0, x1)
-            grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].to(mask.dtype)
-            cells = F.grid_sample(mask[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
-            pixels[rows, columns] = (cells > 0.5) & (grid[0].abs().amax(-1) <= 1)
-        return found
-
-
-def _places(pixels: slice, low: float, high: float) -> Float[Tensor, " n"]:
-    """Where the middles of pixels lie between two sides of a box, from -1 to 1."""
-    middles = torch.arange(pixels.start, max(pixels.start, pixels.stop)) + 0.5
-    return 2 * (middles - low) / max(high - low, 1e-3) - 1
 
 
 class Pyramid(nn.Module):
@@ -135,6 +77,18 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]
         sides = tuple((scale * stride,) for stride in self.strides)
         super().__init__(sides, (RATIOS,) * len(sides))
 
+    def generate_anchors(
+        self,
+        scales: tuple[float],
+        aspect_ratios: tuple[float, ...],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Those around one place, [ratios, 4]; torchvision's own are rounded, which small ones feel."""
+        roots = torch.tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
+        width, height = scales[0] / roots, scales[0] * roots
+        return torch.stack([-width, -height, width, height], dim=1) / 2
+
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """The anchors of each picture."""
         device, dtype = feature_maps[0].device, torch.promote_types(feature_maps[0].dtype, torch.float32)
@@ -155,10 +109,10 @@ class ProposingHead(RPNHead):  # type: ignore[misc]
 
 def proposer(channels: int, patch: int, scale: float, proposals: int, samples: int) -> RegionProposalNetwork:
     """The network that proposes boxes (Faster R-CNN), with mmdetection's numbers."""
-    many, most = {"training": 2 * proposals, "testing": proposals}, {"training": proposals, "testing": proposals}
+    most = {"training": 2 * proposals, "testing": proposals}
     anchors = Anchors(patch, scale)
     head = ProposingHead(channels, anchors.num_anchors_per_location()[0])
-    return RegionProposalNetwork(anchors, head, 0.7, 0.3, samples, 0.5, many, most, 0.7)
+    return RegionProposalNetwork(anchors, head, 0.7, 0.3, samples, 0.5, most, most, 0.7)
 
 
 class Stage(RoIHeads):  # type: ignore[misc]
@@ -182,7 +136,7 @@ class Stage(RoIHeads):  # type: ignore[misc]
         super().__init__(
             _pool(7, patch),
             FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [hidden], layer),
-            FastRCNNPredictor(hidden, num_classes + 1),
+            _predictor(hidden, num_classes),
             IOUS[number], IOUS[number], samples, 0.25, spread,
             score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
         )  # fmt: skip
@@ -237,7 +191,7 @@ class Stage(RoIHeads):  # type: ignore[misc]
         classes = classes if truth is None else torch.where(truth > 0, truth, classes)
         moved = self.box_coder.decode(wide(deltas), boxes)[torch.arange(len(classes), device=classes.device), classes]
         each = moved.split([len(b) for b in boxes])
-        return [box_ops.clip_boxes_to_image(one, size) for one, size in zip(each, sizes, strict=True)]
+        return [clip_boxes_to_image(one, size) for one, size in zip(each, sizes, strict=True)]
 
     def _box_loss(self, deltas: Tensor, boxes: Boxes, wanted: Boxes, truth: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Over boxes of objects, by the correction of their class; divided by the number of all boxes, as mmdetection's."""
@@ -301,12 +255,21 @@ def learning(module: nn.Module) -> Iterator[None]:
         module.training = before
 
 
+def _predictor(hidden: int, num_classes: int) -> FastRCNNPredictor:
+    """The last layer, with mmdetection's beginning: nearly even classes, hardly a correction."""
+    predictor = FastRCNNPredictor(hidden, num_classes + 1)
+    for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+    return predictor
+
+
 def _pool(side: int, patch: int) -> MultiScaleRoIAlign:
     """Pieces of the map that fits their size: of 14 patches from the third (224 px of 16; FPN, eq. 1), of 7 from the second.
 
     Scales are as the patch has them; torchvision by itself would take powers of 2.
     """
-    pool = MultiScaleRoIAlign([str(i) for i in range(len(STRIDES))], side, 2)
+    pool = MultiScaleRoIAlign([str(i) for i in range(len(STRIDES))], side, 0)
     pool.scales = [1 / (patch * stride) for stride in STRIDES]
     pool.map_levels = initLevelMapper(2, 5, canonical_scale=14 * patch, canonical_level=4)
     return pool

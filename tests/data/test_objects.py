@@ -188,7 +188,6 @@ def test_what_cannot_be_right_is_refused(tmp_path: Path, change, told: str) -> N
         {"size": [2000, 3000], "counts": "aaaa"},
         {"size": [20, 30], "counts": "00000000000000000000000000000"},
         [[1, 2]],
-        [],
         "all of it",
         {"counts": []},
     ],
@@ -207,3 +206,40 @@ def test_no_coco_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match="D-40: .*nested too deeply"):
         open_data(str(tmp_path), annotation="objects")
+
+
+def test_a_jpeg_that_is_read_at_half_its_size_has_its_objects_there(tmp_path: Path) -> None:
+    """Of more than 16.7 million pixels (docs of the decoder)."""
+    (tmp_path / "images").mkdir()
+    images, annotations = [], []
+    for i in range(6):
+        dark = np.zeros((4000, 5000), dtype=np.uint8)
+        dark[400:1200, 1000:3000] = 255
+        Image.fromarray(dark).save(tmp_path / f"images/{i}.jpg")
+        images.append({"id": i, "file_name": f"{i}.jpg", "height": 4000, "width": 5000})
+        outline = [[1000, 400, 3000, 400, 3000, 1200, 1000, 1200]]
+        box = [1000, 400, 2000, 800]
+        annotations.append({"id": i + 1, "image_id": i, "category_id": 1, "bbox": box, "segmentation": outline})
+    told = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "light"}]}
+    (tmp_path / "train.json").write_text(json.dumps(told))
+    pictures = open_data(str(tmp_path), annotation="objects").train
+    picture = pictures.read(0)
+    assert picture.shape == (1, 2000, 2500) and pictures.own_size(0) == (4000, 5000)
+    found = pictures.objects(0, picture)
+    assert found.boxes.tolist() == [[500, 200, 1500, 600]]
+    assert torch.equal(found.masks[0, 10:-10], picture[0, 10:-10] > 127)
+    assert pictures.objects(0).boxes.tolist() == [[1000, 400, 3000, 1200]]
+
+
+def test_a_picture_in_two_parts_is_refused(tmp_path: Path) -> None:
+    def change(values: dict[str, Any], part: str) -> None:
+        values["images"][0]["file_name"] = "same.png"
+
+    with pytest.raises(DataError, match="D-41: the picture images/same.png comes twice"):
+        open_data(str(write(tmp_path, change=change)), annotation="objects")
+
+
+def test_a_table_of_labels_beside_objects_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    with pytest.raises(DataError, match="D-24: the objects of"):
+        open_data(str(write(tmp_path / "set")), annotation="objects", labels=str(tmp_path / "labels.csv"))

@@ -10,18 +10,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from tutelage.average_precision import FoundObjects
+from tutelage.average_precision import FoundObjects, run_lengths
 from tutelage.batch import Batch, Objects
 from tutelage.clock import Clock
-from tutelage.data.joint import DetectView, fitted
+from tutelage.data.joint import DetectView, fitted, framed
 from tutelage.data.order import Draws
 from tutelage.dense import FourScales, features
+from tutelage.detections import Found
 from tutelage.detector import find
 from tutelage.encoder import BackboneSettings, build_vit
 from tutelage.errors import SettingsError
 from tutelage.methods.detection import Detection, DetectionSettings
-from tutelage.rcnn import Found, Stage, targets_of
+from tutelage.rcnn import Stage, targets_of
 
 START = Clock(4, 8, 10)
 SIZE = (64, 64)
@@ -76,6 +78,30 @@ def test_a_wrong_one_that_is_surer_costs_half_and_a_crowd_costs_nothing() -> Non
     assert plain.precision("bbox").ap == pytest.approx(0.5), "of the two up to full recall one is right"
     crowded.add(objects([*truth, [38, 38, 64, 64]], crowd=[1]), found([right, wrong], scores=[0.5, 0.9]), SIZE)
     assert crowded.precision("bbox").ap == pytest.approx(1.0)
+
+
+def test_masks_have_the_size_of_masks() -> None:
+    """A found mask without a partner counts among those of its own size, not of its box's."""
+    gathered = FoundObjects(("a",), masks=True)
+    small, sides = [10.0, 10, 30, 30], (200, 200)
+    gathered.add(objects([small], sides), found([small, [50, 50, 190, 190]], scores=[0.5, 0.9]), sides)
+    thin = gathered.found[1]
+    thin["segmentation"] = gathered.found[0]["segmentation"] | {"counts": run_lengths(stripe(sides))["counts"]}
+    assert gathered.precision("segm").small == pytest.approx(0.5), "the stripe is small, surer and wrong"
+    assert gathered.precision("bbox").small == pytest.approx(1.0), "its box is large"
+
+
+def stripe(sides: tuple[int, int]) -> Tensor:
+    mask = torch.zeros(sides, dtype=torch.bool)
+    mask[100:102, 50:190] = True
+    return mask
+
+
+def test_of_nothing_found_every_size_that_is_there_is_0() -> None:
+    gathered = FoundObjects(("a",), masks=False)
+    gathered.add(objects([[0, 0, 10, 10]]), found([]), SIZE)
+    told = gathered.precision("bbox")
+    assert told.small == 0.0 and math.isnan(told.large)
 
 
 def test_classes_count_alike_and_a_class_without_objects_does_not_count() -> None:
@@ -198,8 +224,8 @@ def detection(patch: int = 8, size: int = 64, **changes: object) -> Detection:
 
 
 @pytest.mark.parametrize("patch", [8, 12, 16])
-def test_anchors_lie_around_the_middles_of_cells(patch: int) -> None:
-    """Faster R-CNN: at each cell of stride s squares of side 8 s, and two of the same area, 2 : 1 and 1 : 2."""
+def test_anchors_lie_around_the_corners_of_cells(patch: int) -> None:
+    """As mmdetection's (center_offset 0): at each cell of stride s a square of side 8 s, and two of its area."""
     method = detection(patch, 96).eval()
     x = torch.zeros(1, 3, 96, 96)
     maps = method.maps(x)
@@ -214,7 +240,7 @@ def test_anchors_lie_around_the_middles_of_cells(patch: int) -> None:
         torch.testing.assert_close(middles, expected.flip(-1)[:, :, None].expand_as(middles).float(), atol=1e-4, rtol=0)
         sides = (own[..., 2:] - own[..., :2])[0, 0]
         expected_sides = [[8 * stride / math.sqrt(r), 8 * stride * math.sqrt(r)] for r in (0.5, 1.0, 2.0)]
-        np.testing.assert_allclose(sides, expected_sides, atol=1.01)  # torchvision rounds corners to whole pixels
+        np.testing.assert_allclose(sides, expected_sides, rtol=1e-5)
     assert rows == len(anchors)
 
 
@@ -235,6 +261,16 @@ def test_pieces_of_maps_are_cut_where_the_box_is(patch: int) -> None:
     # RoIAlign of torchvision reads half a cell further than the middles say (aligned=False), so up to half a stride of the map.
     assert (piece[0, 3] - expected_x).abs().max() <= patch / 8 + 1e-3
     assert (piece[1, :, 3] - expected_y).abs().max() <= patch / 8 + 1e-3
+
+
+@pytest.mark.parametrize("patch", [8, 12])
+def test_pieces_are_cut_from_the_map_that_fits_their_size(patch: int) -> None:
+    """FPN, eq. 1, in patches: the finest map below 7, the second below 14, the third below 28, then the fourth."""
+    side, stage = 40 * patch, detection(patch, 8 * patch).stages[0]
+    maps = {str(i): torch.full((1, 1, 8, 8), float(i)) for i in range(4)}
+    boxes = torch.tensor([[0, 0, n * patch, n * patch] for n in (3.0, 6.9, 7.1, 13.9, 14.1, 27.9, 28.1)])
+    found = stage.box_roi_pool(maps, [boxes], [(side, side)])
+    assert found[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize(("pyramid", "blocks"), [("fpn", "four"), ("simple", "last")])
@@ -307,19 +343,28 @@ def test_the_losses_add_up_with_their_weights_and_reach_every_layer() -> None:
         assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
 
 
-def test_the_proposing_network_is_torchvisions_and_so_is_a_single_stage() -> None:
-    """With smooth L1 the losses are those of torchvision's own Mask R-CNN of the same parts, by the same draws."""
-    method = detection(box_loss="smooth_l1", box_weight=1.0)
-    batch, targets = data(), targets_of(data()["train"].objects, torch.float32)
-    method.eval()
+def test_the_losses_are_those_of_torchvisions_mask_rcnn() -> None:
+    """Of its own networks, with the numbers of the table and the same weights, by the same draws."""
+    method = detection(box_loss="smooth_l1").eval()
+    batch = data()
+    targets = targets_of(batch["train"].objects, torch.float32)
     torch.manual_seed(3)
     mine = method(batch, START).parts
     x = batch["train"].views[0]
     maps, sizes = method.maps(x), [SIZE] * 4
-    method.rpn.training = method.stages[0].training = True
+    head = RPNHead(16, 3)
+    head.load_state_dict(method.rpn.head.state_dict())
+    most = {"training": 80, "testing": 40}
+    rpn = RegionProposalNetwork(method.rpn.anchor_generator, head, 0.7, 0.3, 32, 0.5, most, most, 0.7)
+    stage = method.stages[0]
+    boxes = RoIHeads(
+        stage.box_roi_pool, stage.box_head, stage.box_predictor, 0.5, 0.5, 16, 0.25, None, 0.05, 0.5, 100,
+        stage.mask_roi_pool, stage.mask_head, stage.mask_predictor,
+    )  # fmt: skip
+    rpn.training = boxes.training = True
     torch.manual_seed(3)
-    proposals, first = method.rpn(ImageList(x, sizes), maps, targets)
-    _, second = RoIHeads.forward(method.stages[0], maps, proposals, sizes, targets)
+    proposals, first = rpn(ImageList(x, sizes), maps, targets)
+    _, second = boxes(maps, proposals, sizes, targets)
     theirs = {**first, **second}
     names = {
         "objectness": "loss_objectness", "proposal_box": "loss_rpn_box_reg", "class": "loss_classifier",
@@ -351,6 +396,10 @@ def test_boxes_are_as_exact_in_bfloat16_and_in_float64() -> None:
         method.eval()
         (proposals,), _ = method.rpn(ImageList(x, [(1024, 1024)]), {str(i): m.float() for i, m in enumerate(maps)})
     assert proposals.dtype == torch.float32 and (proposals % 4 != 0).any()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = detection()(data(), START)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
     exact = detection().double()
     batch = {name: replace(part, views=tuple(v.double() for v in part.views)) for name, part in data().items()}
     output = exact(batch, START)
@@ -441,12 +490,29 @@ def test_scores_of_a_cascade_are_of_the_mean_of_its_stages() -> None:
 def test_boxes_are_in_the_pixels_of_the_picture_and_inside_it() -> None:
     method = detection().eval()
     for sides in ((30, 100), (90, 40), (64, 64)):
-        result = find(method, torch.randn(3, *sides), SIZE, None)
+        view, inside = framed(torch.rand(3, *sides), SIZE, None)
+        result = find(method, view[None], inside, sides)
         assert len(result.boxes)
         assert result.boxes.min() >= 0
         assert result.boxes[:, [0, 2]].max() <= sides[1] and result.boxes[:, [1, 3]].max() <= sides[0]
         assert result.boxes[:, [0, 2]].max() > 0.5 * sides[1] and result.boxes[:, [1, 3]].max() > 0.5 * sides[0]
         assert result.pixels(sides).shape == (len(result.boxes), *sides)
+
+
+@pytest.mark.parametrize("sides", [(30, 100), (90, 40), (200, 128)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_whole_pictures_are_shown_as_views_show_them(sides: tuple[int, int], dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    picture = torch.rand(3, *sides, generator=random)
+    picture = (picture * 255).to(torch.uint8) if dtype == torch.uint8 else picture
+    shown, _ = DetectView(scale=(1.0, 1.0), flip=0.0)(picture, objects([], sides), SIZE, Draws(0))
+    assert torch.equal(framed(picture, SIZE, None)[0], shown)
+
+
+def test_a_crop_of_a_very_thin_picture_stays_small() -> None:
+    view = DetectView(short=(40,), crop=1.0)
+    picture, after = view(torch.rand(3, 4, 3000), objects([[0, 0, 3000, 4]], (4, 3000)), SIZE, Draws(0))
+    assert picture.shape == (3, *SIZE) and len(after.boxes) == 1
 
 
 def test_masks_are_pasted_where_their_box_is() -> None:

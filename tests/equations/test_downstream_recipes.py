@@ -253,13 +253,14 @@ def test_detection_is_that_of_the_table(key: tuple[str, str]) -> None:
         convolutions = [m for m in stage.box_head.modules() if isinstance(m, torch.nn.Conv2d)]
         assert [m.out_channels for m in convolutions] == [256] * 4
         assert stage.box_loss == "giou" and stage.mask_predictor.mask_fcn_logits.out_channels == 81
-    assert method.settings.box_weight == 10 and method.settings.norm == "batch"
+    assert method.settings.box_weight is None and method.settings.norm == "batch"
     rpn, anchors = method.rpn, method.rpn.anchor_generator
     assert (rpn.fg_bg_sampler.batch_size_per_image, rpn.fg_bg_sampler.positive_fraction, rpn.nms_thresh) == (
         256,
         0.5,
         0.7,
     )
+    assert rpn._post_nms_top_n == rpn._pre_nms_top_n == {"training": 2000, "testing": 1000}
     assert (rpn.proposal_matcher.high_threshold, rpn.proposal_matcher.low_threshold) == (0.7, 0.3)
     assert anchors.strides == [4, 8, 16, 32, 64] and anchors.sizes == ((32,), (64,), (128,), (256,), (512,))
     view = settings.views.detect
@@ -267,4 +268,4 @@ def test_detection_is_that_of_the_table(key: tuple[str, str]) -> None:
         0.5,
         0.5,
     )
-    assert view.largest == 800
+    assert view.test_short == 800

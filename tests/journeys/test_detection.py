@@ -109,6 +109,45 @@ def test_it_begins_from_an_encoder_at_a_size_of_its_own(shapes: Path, tmp_path: 
     assert main(["evaluate", "detection", str(again), f"--data={shapes}"]) == 0
 
 
+def test_nothing_is_called_held_out_where_nothing_is(shapes: Path, tmp_path: Path, capsys) -> None:
+    words = [
+        "pretrain",
+        "detect-quickstart",
+        f"--data={shapes}",
+        f"--out={tmp_path / 'run'}",
+        "--steps=4",
+        "--holdout=0",
+    ]
+    assert main([*words, *SMALL, *TINY]) == 0
+    assert "box_ap" not in lines(tmp_path / "run/monitors.jsonl")[-1]
+    assert "AP of boxes" not in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("checkpoints/*/BEST"))
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("I;16", 1), ("RGBA", 3)])
+def test_pictures_of_any_kind_are_learned_from_and_asked_about(
+    shapes: Path, tmp_path: Path, mode: str, channels: int
+) -> None:
+    data, out = shutil.copytree(shapes, tmp_path / "data"), tmp_path / "run"
+    for file in (data / "images").rglob("*.png"):
+        grey = Image.open(file).convert("L")
+        deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        (deep if mode == "I;16" else grey if mode == "L" else Image.open(file).convert("RGBA")).save(file)
+    words = ["pretrain", "detect-quickstart", f"--data={data}", f"--out={out}", "--steps=4"]
+    assert main([*words, *SMALL, *TINY]) == 0
+    assert load_detector(str(out)).channels == channels
+    assert main(["evaluate", "detection", str(out), f"--data={data}"]) == 0
+    assert main(["predict", str(out), f"--data={shapes / 'images/test'}", f"--out={tmp_path / 'said'}"]) == 0
+
+
+def test_test_pictures_without_objects_and_damaged_ones_are_told_of(run: Path, shapes: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(shapes, tmp_path / "data")
+    told = json.loads((data / "test.json").read_text())
+    (data / "test.json").write_text(json.dumps({**told, "annotations": []}))
+    with pytest.raises(TutelageError, match="D-10: data has no objects to test on"):
+        tutelage.evaluate("detection", run, data)
+
+
 def test_a_stopped_run_goes_on_bit_by_bit(shapes: Path, tmp_path: Path) -> None:
     def words(out: Path) -> list[str]:
         return ["pretrain", "detect-quickstart", f"--data={shapes}", f"--out={out}", "--steps=6", *SMALL, *TINY]

@@ -188,7 +188,11 @@ def test_the_size_is_the_recipes_made_a_multiple_of_the_patch(pretrained: Path) 
             2,
             "C-40: epochs belongs to other protocols",
         ),
-        (["evaluate", "segmentation", "SEG", "--data=OTHER"], 3, "D-36: SEG names 3 classes of pixels, not the 4"),
+        (
+            ["evaluate", "segmentation", "SEG", "--data=OTHER"],
+            3,
+            "D-36: SEG names other classes of pixels than those of",
+        ),
         (["evaluate", "classifier", "SEG", "--data=digits"], 4, "K-07"),
     ],
 )

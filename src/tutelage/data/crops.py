@@ -3,10 +3,12 @@
 import math
 from typing import NamedTuple
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from tutelage.batch import Objects
 from tutelage.data.order import Draws
 
 
@@ -82,6 +84,13 @@ def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """A picture [c, h, w] at `size` (H, W): bicubic and antialiased; floats stay in 0..1, which a cubic may leave."""
     found = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True)[0]
     return found.clamp_(0, 1) if found.is_floating_point() else found
+
+
+def resized_objects(objects: Objects, sides: tuple[int, int], size: tuple[int, int]) -> Objects:
+    """Objects of a picture of `sides` (height, width) when it gets another `size`."""
+    boxes = objects.boxes * torch.tensor([size[1] / sides[1], size[0] / sides[0]] * 2)
+    masks = [resized_mask(mask.to(torch.uint8), size).bool() for mask in objects.masks]
+    return objects._replace(boxes=boxes, masks=torch.stack(masks) if masks else objects.masks.new_zeros(0, *size))
 
 
 def resized_mask(mask: UInt8[Tensor, "h w"], size: tuple[int, int]) -> UInt8[Tensor, "h2 w2"]:

@@ -94,6 +94,8 @@ def open_data(
     to D-44, SettingsError C-14.
     """
     table = Path(labels).expanduser() if labels and is_table(labels) else None
+    if table and annotation != "classes":
+        raise DataError("D-24", f"the {annotation} of {data} are its own: a table of labels says nothing of them.")
     if annotation == "classes":
         whole = _opened(data, holdout, table, cache)
     else:

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from tutelage.batch import IGNORED, Objects
 from tutelage.config import Positive, Settings, Share, Width
-from tutelage.data.crops import Box, resized, resized_mask
+from tutelage.data.crops import Box, resized, resized_mask, resized_objects
 from tutelage.data.order import Draws
 
 _TRIES = 10
@@ -110,7 +110,7 @@ class DetectView(Settings):
         return self
 
     @property
-    def largest(self) -> int | None:
+    def test_short(self) -> int | None:
         """The short side of whole pictures that are predicted on; where there is none they just fit."""
         return max(self.short) if self.short else None
 
@@ -123,8 +123,8 @@ class DetectView(Settings):
         """
         if draws.uniform() < self.crop:
             sides = picture.shape[-2:]
-            factor = _DETR_SIDES[draws.integer(len(_DETR_SIDES))] / min(sides)
-            picture, objects = _scaled(picture, objects, factor)
+            side = _DETR_SIDES[draws.integer(len(_DETR_SIDES))]
+            picture, objects = _scaled(picture, objects, min(side / min(sides), max(size) / max(sides)))
             low, high = _DETR_CROP
             piece = tuple(min(s, low) + draws.integer(max(0, min(s, high) - low) + 1) for s in picture.shape[-2:])
             picture, objects = _piece(picture, objects, (piece[0], piece[1]), draws)
@@ -145,6 +145,12 @@ class DetectView(Settings):
 _DETR_SIDES, _DETR_CROP = (400, 500, 600), (384, 600)
 
 
+def framed(picture: Tensor, size: tuple[int, int], short: int | None) -> tuple[Tensor, tuple[int, int]]:
+    """A whole picture as views show it, and how much of `size` it takes, (height, width): its short side is at most `short`."""
+    inside = fitted((picture.shape[-2], picture.shape[-1]), size, short)
+    return _padded(resized(picture, inside), size), inside
+
+
 def fitted(sides: tuple[int, int], size: tuple[int, int], short: int | None) -> tuple[int, int]:
     """(height, width) of a whole picture inside `size`, its short side at most `short`."""
     factor = min(wanted / side for wanted, side in zip(size, sides, strict=True))
@@ -158,12 +164,9 @@ def _times(sides: tuple[int, ...], factor: float) -> tuple[int, int]:
 
 
 def _scaled(picture: Tensor, objects: Objects, factor: float) -> tuple[Tensor, Objects]:
-    sides = picture.shape[-2:]
-    height, width = _times(sides, factor)
-    boxes = objects.boxes * torch.tensor([width / sides[1], height / sides[0]] * 2)
-    masks = [resized_mask(mask.to(torch.uint8), (height, width)).bool() for mask in objects.masks]
-    stacked = torch.stack(masks) if masks else objects.masks.new_zeros(0, height, width)
-    return resized(picture, (height, width)), objects._replace(boxes=boxes, masks=stacked)
+    sides = (picture.shape[-2], picture.shape[-1])
+    size = _times(sides, factor)
+    return resized(picture, size), resized_objects(objects, sides, size)
 
 
 def _piece(picture: Tensor, objects: Objects, size: tuple[int, int], draws: Draws) -> tuple[Tensor, Objects]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tutelage.batch import Objects
 from tutelage.config import parse_json
+from tutelage.data.crops import resized_objects
 from tutelage.errors import DataError, MachineError, listed
 
 MAX_BYTES = 2_000_000_000
@@ -53,19 +54,23 @@ class Instances:
     rows: tuple[tuple[dict[str, Any], ...], ...]
     """Of each picture: its objects, with `box` (x0, y0, x1, y1, cut), `label`, `crowd` and `outline`."""
 
-    def read(self, i: int) -> Objects:
-        """What lies on picture `i`; masks are those of the boxes where there are no outlines. Raises DataError D-44."""
+    def read(self, i: int, sides: tuple[int, int] | None = None) -> Objects:
+        """What lies on picture `i`, at its own size or where it was read at other `sides` (height, width).
+
+        Masks are those of the boxes where there are no outlines. Raises DataError D-44.
+        """
         height, width = self.sizes[i]
         rows = self.rows[i]
         masks = np.zeros((len(rows), height, width), dtype=np.bool_)
         for k, row in enumerate(rows):
             masks[k] = _mask(row, height, width)
-        return Objects(
+        found = Objects(
             torch.tensor([row["box"] for row in rows], dtype=torch.float32).reshape(-1, 4),
             torch.tensor([row["label"] for row in rows], dtype=torch.int64),
             torch.tensor([row["crowd"] for row in rows], dtype=torch.bool),
             torch.from_numpy(masks),
         )
+        return found if sides in (None, (height, width)) else resized_objects(found, (height, width), sides)
 
     def notes(self, files: list[CocoFile], parts: tuple[str, ...]) -> list[str]:
         """What a reader must know: how many objects there are, which were left out, and of what nothing can be learned."""
@@ -132,7 +137,9 @@ def read_coco(root: Path, path: Path, part: str) -> CocoFile:
             left_out[reason] += 1
             continue
         crowd = bool(each.get("iscrowd", 0))
-        objects[image].append({"box": box, "label": category, "crowd": crowd, "outline": each.get("segmentation")})
+        objects[image].append(
+            {"box": box, "label": category, "crowd": crowd, "outline": each.get("segmentation") or None}
+        )
     return CocoFile(path, part, pictures, sizes, objects, categories, left_out)
 
 
@@ -143,7 +150,14 @@ def instances_of(files: list[CocoFile], names: tuple[str, ...], sizes: tuple[tup
         if other.categories != categories:
             raise DataError("D-41", f"the categories of {other.path} are not those of {files[0].path}.")
     numbers = {category: k for k, category in enumerate(sorted(categories))}
-    places = {name: (file, image) for file in files for image, name in file.pictures.items()}
+    places: dict[str, tuple[CocoFile, int]] = {}
+    for file in files:
+        for image, name in file.pictures.items():
+            if name in places:
+                raise DataError(
+                    "D-41", f"the picture {name} comes twice: in {places[name][0].path} and in {file.path}."
+                )
+            places[name] = file, image
     rows, wrong = [], []
     for name, size in zip(names, sizes, strict=True):
         file, image = places[name]
@@ -233,7 +247,7 @@ def _mask(row: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
 
 def _of_polygons(polygons: Any, height: int, width: int) -> NDArray[np.bool_]:
     """The pixels inside any of the polygons, lists of x and y by turns, by COCO's own rule."""
-    for polygon in polygons or [[]]:
+    for polygon in polygons:
         numbers = isinstance(polygon, list) and all(isinstance(v, int | float) and abs(v) < 1e6 for v in polygon)
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon takes three points or more, x and y of each")

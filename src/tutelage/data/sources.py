@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.batch import Objects
+from tutelage.data.crops import resized_mask
 from tutelage.data.decode import decoded, to_channels
+from tutelage.data.looking import look
 from tutelage.data.masks import Masks
 from tutelage.data.objects import Instances
 from tutelage.data.quarantine import in_unicode, refuse_many
@@ -209,13 +211,27 @@ class Pictures:
         name, reason = next(reversed(self.source.failed.items()))
         raise DataError("D-04", f"{tries} pictures in a row are damaged, the last {name}: {reason}.")
 
-    def mask(self, i: int) -> UInt8[Tensor, "h w"] | None:
-        """The class of each pixel of picture `i`, 255 where it counts for nothing; None in a set without masks."""
-        return None if self.masks is None else self.masks.read(int(self.ids[i]))
+    def mask(self, i: int, picture: Tensor | None = None) -> UInt8[Tensor, "h w"] | None:
+        """The class of each pixel of picture `i`, 255 where it counts for nothing; None in a set without masks.
 
-    def objects(self, i: int) -> Objects | None:
-        """What lies on picture `i`; None in a set without objects."""
-        return None if self.instances is None else self.instances.read(int(self.ids[i]))
+        At its own size, or that of the `picture` as it was read.
+        """
+        if self.masks is None:
+            return None
+        mask = self.masks.read(int(self.ids[i]))
+        like = mask if picture is None else picture
+        sides = (like.shape[-2], like.shape[-1])
+        return mask if mask.shape == sides else resized_mask(mask, sides)
+
+    def objects(self, i: int, picture: Tensor | None = None) -> Objects | None:
+        """What lies on picture `i`, at its own size or that of the `picture` as it was read; None in a set without objects."""
+        sides = None if picture is None else (picture.shape[-2], picture.shape[-1])
+        return None if self.instances is None else self.instances.read(int(self.ids[i]), sides)
+
+    def own_size(self, i: int) -> tuple[int, int]:
+        """(height, width) of picture `i` in its file; a JPEG of more than 16.7 million pixels is read at less."""
+        source: Any = self.source
+        return look(source.root / self.name(i)).size if isinstance(source, FileSource) else source.size
 
     def name(self, i: int) -> str:
         """The name of picture `i`."""

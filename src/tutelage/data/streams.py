@@ -69,7 +69,7 @@ class PictureStream:
 
     def _sample(self, i: int, epoch: int, place: int) -> _Sample:
         number, picture = self.pictures.fetch(i)
-        views, mask, objects = [], self.pictures.mask(number), self.pictures.objects(number)
+        views, mask, objects = [], self.pictures.mask(number, picture), self.pictures.objects(number, picture)
         for k, (name, view) in enumerate(zip(self._names, self._views, strict=True)):
             random = Draws(mix(self.seed, name, k, epoch, place))
             if isinstance(view, SegmentView):
@@ -136,7 +136,7 @@ def eval_batches(
 def _eval_sample(pictures: Pictures, i: int, size: tuple[int, int], num_patches: int) -> _Sample:
     number, picture = pictures.fetch(i)
     keys = Draws(mix("evaluation keys", i)).uniforms(num_patches)
-    mask = pictures.mask(number)
+    mask = pictures.mask(number, picture)
     mask = None if mask is None else eval_mask(mask, size)
     return _Sample((eval_view(picture, size),), (keys,), int(pictures.labels[number]), number, mask)
 

@@ -1,4 +1,4 @@
-"""The end of a run: its encoder (and classifier) as timm folders, and the pictures."""
+"""The end of a run: what it hands on, in folders, and the pictures."""
 
 from typing import Any
 
@@ -27,7 +27,9 @@ def finish(
     watch: Watch,
     clock: Clock,
 ) -> None:
-    """Export what the run hands on, encoder and classifier (and by option student and teachers), and draw what it sees."""
+    """Export what the run hands on, encoder and classifier, segmenter or detector (and by option student and teachers), and
+    draw what it sees.
+    """
     pictures = watch.sample()
     encoders = {"encoder": method.encoder}
     if settings.export_teachers:
@@ -51,7 +53,7 @@ def finish(
         difference = write_segmenter(segmenter, run.path / "segmenter", settings.backbone, pictures)
         run.event("exported", folder="segmenter", largest_difference=difference)
     if isinstance(method, Detection) and data.train.instances:
-        short, ids = settings.views.detect.largest, data.train.instances.ids
+        short, ids = settings.views.detect.test_short, data.train.instances.ids
         detector = Detector(method, statistics, size, short, data.channels, classes, ids, "")
         difference = write_detector(detector, run.path / "detector", settings.backbone, pictures)
         run.event("exported", folder="detector", largest_difference=difference)

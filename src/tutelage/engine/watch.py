@@ -1,5 +1,6 @@
 """Is it learning? Asked of pictures that are held out of training, a few times in a run."""
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from tutelage.batch import Batch, Objects, normalise, to_unit
 from tutelage.clock import Clock
 from tutelage.confusion import confusion, overlap
 from tutelage.data.index import Data, Pictures, Statistics
+from tutelage.data.joint import framed
 from tutelage.data.streams import eval_batches
+from tutelage.detections import Found
 from tutelage.detector import find
+from tutelage.distributed import world_size
 from tutelage.encoder import encode
 from tutelage.engine.feeds import open_feeds
 from tutelage.engine.settings import RunSettings
@@ -23,7 +27,6 @@ from tutelage.method import Method, Output
 from tutelage.methods.detection import Detection
 from tutelage.monitors import classified, feature_std, knn_accuracy, monitor, rank_me
 from tutelage.pictures import detections, draw_step, neighbours, segmentations
-from tutelage.rcnn import Found
 from tutelage.sheet import save
 
 BANK = 2_000
@@ -34,6 +37,8 @@ SHOWN = 6
 """Pictures with masks or objects that are drawn."""
 DETECTED = 100
 """Pictures on which objects are sought."""
+PIXELS = 2**28
+"""Of the pictures that ask or vote at most: fewer of large ones."""
 PASS = 64
 """Pictures an encoder pass takes at once."""
 
@@ -43,16 +48,17 @@ class Watch:
 
     def __init__(self, data: Data, settings: RunSettings[Any], numerics: Numerics) -> None:
         self.settings, self.numerics = settings, numerics
-        asked = _asked(data)
-        self.queries = _some(asked.labelled() if asked.has_labels else asked, QUERIES)
-        votes = data.train.has_labels and len(data.held_out) and not data.train.of_parts
-        self.bank = _some(data.train.labelled(), BANK) if votes else None
+        asked, self.unseen = _asked(data)
+        held = PIXELS // math.prod(settings.backbone.size)
+        self.queries = _some(asked.labelled() if asked.has_labels else asked, min(QUERIES, held))
+        votes = data.train.has_labels and self.unseen and not data.train.of_parts
+        self.bank = _some(data.train.labelled(), min(BANK, held)) if votes else None
         streams = {name: stream._replace(labels="any") for name, stream in settings.method.streams.items()}
         feeds = open_feeds(streams, asked, settings).by_name
-        self.batch = {
-            name: feed.stream.batch(np.arange(min(len(asked), settings.batch_size, 256)))
-            for name, feed in feeds.items()
-        }
+        looked = min(len(asked), settings.batch_size, 256)
+        if asked.of_parts:  # whole scenes: no more than a pass takes
+            looked = min(looked, settings.micro_batch or settings.batch_size // world_size())
+        self.batch = {name: feed.stream.batch(np.arange(looked)) for name, feed in feeds.items()}
         self._kept: dict[str, list[Batch]] = {}
 
     def due(self, clock: Clock) -> bool:
@@ -71,9 +77,9 @@ class Watch:
             bank, bank_labels = self._features(method, "bank", self.bank)
             line["knn_accuracy"] = knn_accuracy(bank, bank_labels, features, labels)
             line |= self._classified(method)
-        if self.queries.masks is not None:
+        if self.queries.masks is not None and self.unseen:
             line |= self._segmented(method)
-        if isinstance(method, Detection):
+        if isinstance(method, Detection) and self.unseen:
             line |= self._detected(method)
         line |= {"rank_me": rank_me(features), "feature_std": feature_std(features)}
         line |= monitor(method, self.look(method, clock), self.settings.num_patches)
@@ -116,17 +122,19 @@ class Watch:
 
     def _with_objects(self, count: int) -> Iterator[tuple[Tensor, Objects]]:
         """Some of the pictures that ask, whole, with what lies on them."""
-        for i in range(min(count, len(self.queries))):
-            number, picture = self.queries.fetch(i)
-            truth = self.queries.objects(number)
+        pictures = _some(self.queries, count)
+        for i in range(len(pictures)):
+            number, picture = pictures.fetch(i)
+            truth = pictures.objects(number, picture)
             assert truth is not None
             yield picture, truth
 
     def _find(self, method: Detection, picture: Tensor) -> Found:
         """What lies on a picture, on the CPU."""
-        x = normalise(picture[None].to(self.numerics.device), self.numerics.mean, self.numerics.std)[0]
+        view, inside = framed(picture, self.settings.backbone.size, self.settings.views.detect.test_short)
+        x = normalise(view[None].to(self.numerics.device), self.numerics.mean, self.numerics.std)
         with self.numerics.cast():
-            return find(method, x, self.settings.backbone.size, self.settings.views.detect.largest).cpu()
+            return find(method, x, inside, (picture.shape[-2], picture.shape[-1]))
 
     @torch.no_grad()
     def look(self, method: Method, clock: Clock) -> Output:
@@ -144,7 +152,7 @@ class Watch:
         method.eval()
         draw_step(method, self.numerics.prepare(self.batch), self.look(method, clock), statistics, folder)
         features, labels = self._features(method, "queries", self.queries)
-        views = torch.cat([batch.normalised(*self._plain).views[0] for batch in self._kept["queries"]])
+        views = torch.cat([batch.views[0] for batch in self._kept["queries"]])
         if self.queries.masks is not None:
             self._draw_masks(method, folder)
         if isinstance(method, Detection):
@@ -206,10 +214,10 @@ def _class_tokens(method: Method, batches: Iterable[Batch], numerics: Numerics) 
             yield encode(method.encoder, x).cls[:, 0].cpu()
 
 
-def _asked(data: Data) -> Pictures:
-    """Held-out pictures, or where there are none training ones; of a set with masks or objects those that have any."""
-    parts = (data.held_out, data.train)
-    return next(part for part in ([p.labelled() for p in parts] if data.train.of_parts else parts) if len(part))
+def _asked(data: Data) -> tuple[Pictures, bool]:
+    """Held-out pictures and True, or where there are none training ones; of a set with masks or objects those that have any."""
+    held_out, train = (part.labelled() if part.of_parts else part for part in (data.held_out, data.train))
+    return (held_out, True) if len(held_out) else (train, False)
 
 
 def _some(pictures: Pictures, count: int) -> Pictures:

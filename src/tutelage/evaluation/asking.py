@@ -64,10 +64,10 @@ def evaluations(options: EvaluateOptions, say: Say | None = None) -> list[Evalua
     if options.protocol == "classifier":
         return [_classifier(options, say)]
     if options.protocol == "segmentation":
-        _refuse_others(options, _OF_SEGMENTATION, "other protocols, not to segmentation")
+        _refuse_others(options, _OF_WHOLE_METHODS, "other protocols, not to segmentation")
         return [evaluate_segmentation(options.encoder, options.data, device=options.device, say=say)]
     if options.protocol == "detection":
-        _refuse_others(options, _OF_SEGMENTATION, "other protocols, not to detection")
+        _refuse_others(options, _OF_WHOLE_METHODS, "other protocols, not to detection")
         return [evaluate_detection(options.encoder, options.data, device=options.device, say=say)]
     if options.protocol == "robustness":
         return [_robustness(options, say)]
@@ -77,7 +77,7 @@ def evaluations(options: EvaluateOptions, say: Say | None = None) -> list[Evalua
 _OF_ALL = {"protocol", "encoder", "data", "labels", "json_output", "baselines", "device", "workers"}
 _OF_CLASSIFIERS = _OF_ALL | {"all_pictures"}
 """Options that a classifier heeds; --no-baselines asks for what it does anyway."""
-_OF_SEGMENTATION = _OF_ALL - {"labels", "workers"}
+_OF_WHOLE_METHODS = _OF_ALL - {"labels", "workers"}
 _OF_ROBUSTNESS = _OF_ALL | {"robustness", "baseline", "classifier", "teacher", "epochs", "train_pictures"}
 _OF_FEATURES = _OF_ALL | {"linear_protocol", "teacher", "epochs", "train_pictures", "low_shot"}
 

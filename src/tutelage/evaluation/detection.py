@@ -9,12 +9,13 @@ from torch import Tensor
 
 from tutelage.average_precision import FoundObjects, Precision
 from tutelage.data.index import Pictures, open_data
-from tutelage.detector import Detector, load_detector
-from tutelage.errors import DataError
+from tutelage.data.joint import framed
+from tutelage.detections import Found
+from tutelage.detector import Detector, find, load_detector
+from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Say, normalised
 from tutelage.evaluation.parts import Parts, asked
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
-from tutelage.rcnn import Found
 
 VERSION = 1
 """Goes up when the protocol's numbers change."""
@@ -32,20 +33,21 @@ def evaluate_detection(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_data(data, annotation="objects")
     if opened.train.classes != detector.classes:
+        other = set(detector.classes) ^ set(opened.train.classes)
         raise DataError(
             "D-36",
-            f"{where} finds {len(detector.classes)} kinds of objects, not the {len(opened.train.classes)} of {data}.",
+            f"{where} finds other kinds of objects than those of {data}: only one of the two knows {listed(sorted(other))}.",
             todo="Evaluate it on a set with its classes.",
         )
-    if not len(opened.test):
-        raise DataError("D-10", f"{opened.name} has no pictures to test on.")
+    if not len(opened.test.labelled()):
+        raise DataError("D-10", f"{opened.name} has no objects to test on.")
     detector.method.to(device)
     parts = Parts(opened.train, opened.held_out, opened.test)
     held_out, test = (_found(detector, part, device, say) for part in (parts.held_out, parts.test))
     kinds = {"boxes": "bbox"} | ({"masks": "segm"} if detector.method.settings.masks else {})
     rows = []
     for name, of in kinds.items():
-        known = held_out.precision(of).ap if len(parts.held_out) else None
+        known = held_out.precision(of).ap if len(parts.held_out.labelled()) else None
         rows.append(Row(name, {"AP": _score(known, test.precision(of))}))
     found = Evaluation(
         protocol=f"detection/{VERSION}",
@@ -71,14 +73,18 @@ def _found(detector: Detector, pictures: Pictures, device: torch.device | str, s
     gathered = FoundObjects(detector.classes, masks=detector.method.settings.masks)
     for i in range(len(pictures)):
         number, picture = pictures.fetch(i)
-        truth = pictures.objects(number)
+        truth, sides = pictures.objects(number, picture), (picture.shape[-2], picture.shape[-1])
         assert truth is not None
-        gathered.add(truth, objects_of(detector, picture.to(device)), (picture.shape[-2], picture.shape[-1]))
+        if number == i:  # or else it cannot be read, and another one was read in its place
+            gathered.add(truth, objects_of(detector, picture, sides, device), sides)
         if say:
             say(f"detection  {i + 1:,} of {len(pictures):,} pictures")
     return gathered
 
 
-def objects_of(detector: Detector, picture: Tensor) -> Found:
-    """What lies on a picture [c, h, w], uint8 or float in 0..1, on the CPU."""
-    return detector.find(normalised(picture[None], detector.statistics, detector.channels)[0]).cpu()
+def objects_of(detector: Detector, picture: Tensor, sides: tuple[int, int], device: torch.device | str) -> Found:
+    """What lies on a picture [c, h, w], uint8 or float in 0..1, in the pixels of its file of `sides` (height, width)."""
+    view, inside = framed(picture, detector.size, detector.short)
+    return find(
+        detector.method, normalised(view[None].to(device), detector.statistics, detector.channels), inside, sides
+    )

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.batch import to_unit
+from tutelage.data.crops import resized_mask
 from tutelage.data.index import open_data
 from tutelage.errors import MachineError
 from tutelage.evaluation.features import Say
@@ -54,7 +55,8 @@ def predict_masks(
             counts += np.bincount(found.flatten().numpy(), minlength=len(values))
             file = out / "masks" / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(values[found.numpy()]).save(file)
+            whole = resized_mask(found.to(torch.uint8), pictures.own_size(i))
+            Image.fromarray(values[whole.numpy()]).save(file)
             if i % every == 0 and len(shown) < SHOWN:
                 shown.append((to_unit(picture), found))
             if say:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tutelage.average_precision import rows_of
 from tutelage.batch import Objects, to_unit
+from tutelage.data.crops import resized_objects
 from tutelage.data.index import open_data
 from tutelage.detector import load_detector
 from tutelage.durable import write_whole
@@ -54,7 +55,8 @@ def predict_objects(
         number, picture = pictures.fetch(i)
         if number != i:
             continue  # it cannot be read, and another one was read in its place
-        size, found = (picture.shape[-2], picture.shape[-1]), objects_of(detector, picture.to(device))
+        size = pictures.own_size(i)
+        found = objects_of(detector, picture, size, device)
         images.append({"id": i, "file_name": pictures.name(i), "height": size[0], "width": size[1]})
         for row in rows_of(found, size, masks=masks):
             category = detector.ids[row["category_id"]]
@@ -64,7 +66,8 @@ def predict_objects(
         sure = found.as_objects(size, SURE)
         counts.update(detector.classes[label] for label in sure.labels.tolist())
         if i % every == 0 and len(shown) < SHOWN:
-            shown.append((to_unit(picture), [sure]))
+            at = (picture.shape[-2], picture.shape[-1])
+            shown.append((to_unit(picture), [sure if at == size else resized_objects(sure, size, at)]))
         if say:
             say(f"predict  {i + 1:,} of {len(pictures):,} pictures")
     categories = [{"id": c, "name": name} for c, name in zip(detector.ids, detector.classes, strict=True)]

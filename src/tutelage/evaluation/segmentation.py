@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tutelage.confusion import Overlap, confusion, overlap
 from tutelage.data.index import Pictures, open_data
-from tutelage.errors import DataError
+from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Say, normalised
 from tutelage.evaluation.parts import asked, known_parts
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
@@ -31,9 +31,10 @@ def evaluate_segmentation(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_data(data, annotation="masks")
     if opened.train.classes != segmenter.classes:
+        other = set(segmenter.classes) ^ set(opened.train.classes)
         raise DataError(
             "D-36",
-            f"{where} names {len(segmenter.classes)} classes of pixels, not the {len(opened.train.classes)} of {data}.",
+            f"{where} names other classes of pixels than those of {data}: only one of the two knows {listed(sorted(other))}.",
             todo="Evaluate it on a set with its classes.",
         )
     segmenter.method.to(device)
@@ -60,7 +61,7 @@ def _overlap(segmenter: Segmenter, pictures: Pictures, device: torch.device | st
     table = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for i in range(len(pictures)):
         number, picture = pictures.fetch(i)
-        mask = pictures.mask(number)
+        mask = pictures.mask(number, picture)
         assert mask is not None
         table += confusion(classes_of(segmenter, picture.to(device)), mask, num_classes)
         if say:

@@ -3,10 +3,11 @@
 The layer-wise decay of the learning rate and the steps it falls at are the optimizer's, size and crop the view's.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
@@ -15,12 +16,12 @@ from tutelage.batch import Annotation, Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import Count, NonNegative, Positive, Width
 from tutelage.dense import FourScales, KeptBuffers, Norm, features
+from tutelage.detections import Found
 from tutelage.encoder import patch_of
 from tutelage.errors import DataError, SettingsError
 from tutelage.method import Method, MethodSettings, Output
 from tutelage.rcnn import (
     WEIGHTS,
-    Found,
     Maps,
     Pyramid,
     SimplePyramid,
@@ -51,15 +52,15 @@ class DetectionSettings(MethodSettings):
     anchor_scale: Positive = 8.0
     """Side of the square anchors in units of their map's stride."""
     proposals: Count = 1000
-    """Boxes that are proposed of a picture."""
-    anchor_samples: Count = 256
+    """Boxes that are proposed of a picture; twice as many in training."""
+    anchor_samples: Annotated[int, Field(ge=2, le=2**16)] = 256
     """Anchors of a picture that the proposing network learns from, at most half of them of objects."""
-    samples: Count = 512
+    samples: Annotated[int, Field(ge=4, le=2**16)] = 512
     """Boxes of a picture that a stage learns from, at most a quarter of them of objects."""
     box_loss: Literal["giou", "smooth_l1"] = "giou"
     """How far a box is off: generalised intersection over union, or by its corrections as in Faster R-CNN."""
-    box_weight: NonNegative = 10.0
-    """Its weight: 10 with giou, 1 with smooth_l1, as published."""
+    box_weight: NonNegative | None = None
+    """Its weight; by default as published, 10 with giou and 1 with smooth_l1."""
 
     @property
     def streams(self) -> dict[str, Stream]:
@@ -128,8 +129,9 @@ class Detection(Method):
             proposals, proposing = self.rpn(ImageList(x, sizes), maps, targets)
         parts = {"objectness": proposing["loss_objectness"], "proposal_box": proposing["loss_rpn_box_reg"]}
         loss = parts["objectness"] + parts["proposal_box"]
+        box_weight = s.box_weight if s.box_weight is not None else {"giou": 10.0, "smooth_l1": 1.0}[s.box_loss]
         for k, losses in enumerate(self.stages.learn(maps, proposals, targets, sizes)):
-            weighted = [part * (s.box_weight if name == "box" else 1.0) for name, part in losses.items()]
+            weighted = [part * (box_weight if name == "box" else 1.0) for name, part in losses.items()]
             loss = loss + WEIGHTS[k] * torch.stack(weighted).sum()
             parts |= {name if s.stages == 1 else f"{name}_{k + 1}": part for name, part in losses.items()}
         return Output(loss, parts, {})
