@@ -187,7 +187,7 @@ def test_every_recipe_checks_and_builds_without_memory(name: str) -> None:
         method = settings.method.build(build_vit(settings.backbone, 3), num_classes=10)
     assert sum(p.numel() for p in method.parameters()) > 0
     text = recipes.docstring(name)
-    downstream = settings.method.name in ("finetune", "segmentation")
+    downstream = settings.method.name in ("finetune", "segmentation", "detection")
     command = f"--recipe {name}" if downstream else f"pretrain {name}"
     assert (
         (command in text or (downstream and name.endswith("-quickstart"))) and "Source:" in text and "Expected:" in text
