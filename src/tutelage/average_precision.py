@@ -11,9 +11,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tutelage.batch import Objects
-from tutelage.data.objects import coco_masks
+from tutelage.data.objects import coco_masks, pycocotools
 from tutelage.detections import Found
-from tutelage.errors import MachineError
 
 
 class Precision(NamedTuple):
@@ -58,7 +57,7 @@ class FoundObjects:
 
     def precision(self, of: str) -> Precision:
         """The figures of boxes ("bbox") or of masks ("segm")."""
-        coco, evaluate = _pycocotools()
+        coco, evaluate = pycocotools("coco").COCO, pycocotools("cocoeval").COCOeval
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
             truth = coco()
             images = [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(self.sizes)]
@@ -104,15 +103,3 @@ def run_lengths(mask: Bool[Tensor, "h w"]) -> dict[str, Any]:
     """COCO's form of a mask, with its counts as text."""
     told = coco_masks().encode(np.asfortranarray(mask.to(torch.uint8).numpy()))
     return {"size": [int(side) for side in told["size"]], "counts": told["counts"].decode("ascii")}
-
-
-def _pycocotools() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise MachineError(
-            "R-12", "pycocotools is not installed.", "It judges detection.",
-            "Install it: pip install 'tutelage[detection]'.",
-        ) from error  # fmt: skip
-    return COCO, COCOeval

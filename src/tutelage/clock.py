@@ -145,8 +145,7 @@ def warmup_poly(clock: Clock, *, peak: float, floor: float, warmup_epochs: float
     mmsegmentation's poly schedule with its linear warm-up, as BEiT's, MAE's and SdAE's segmentation have it.
     """
     rate: float = floor + (peak - floor) * (1 - clock.fraction) ** power
-    warmup = warmup_epochs * clock.num_pictures / clock.batch_size
-    return rate * min(1.0, clock.step / warmup) if warmup else rate
+    return rate * _risen(clock, warmup_epochs)
 
 
 def warmup_steps(clock: Clock, *, peak: float, floor: float, warmup_epochs: float, drops: tuple[float, ...]) -> float:
@@ -155,8 +154,13 @@ def warmup_steps(clock: Clock, *, peak: float, floor: float, warmup_epochs: floa
     mmdetection's step schedule with its linear warm-up (which begins at a thousandth).
     """
     rate = max(floor, peak * 0.1 ** sum(clock.epochs >= epoch for epoch in drops))
+    return rate * _risen(clock, warmup_epochs)
+
+
+def _risen(clock: Clock, warmup_epochs: float) -> float:
+    """How much of the rate a linear warm-up lets through at the clock's step, 0 to 1."""
     warmup = warmup_epochs * clock.num_pictures / clock.batch_size
-    return rate * min(1.0, clock.step / warmup) if warmup else rate
+    return min(1.0, clock.step / warmup) if warmup else 1.0
 
 
 def warmup_cosine(clock: Clock, *, peak: float, floor: float, warmup_epochs: float) -> float:

@@ -87,7 +87,9 @@ def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resized_objects(objects: Objects, sides: tuple[int, int], size: tuple[int, int]) -> Objects:
-    """Objects of a picture of `sides` (height, width) when it gets another `size`."""
+    """Objects of a picture of `sides` (height, width) when it gets a `size`."""
+    if size == sides:
+        return objects
     boxes = objects.boxes * torch.tensor([size[1] / sides[1], size[0] / sides[0]] * 2)
     masks = [resized_mask(mask.to(torch.uint8), size).bool() for mask in objects.masks]
     return objects._replace(boxes=boxes, masks=torch.stack(masks) if masks else objects.masks.new_zeros(0, *size))
@@ -95,4 +97,6 @@ def resized_objects(objects: Objects, sides: tuple[int, int], size: tuple[int, i
 
 def resized_mask(mask: UInt8[Tensor, "h w"], size: tuple[int, int]) -> UInt8[Tensor, "h2 w2"]:
     """A mask at `size` (H, W): of each pixel the class that lies under its middle."""
+    if mask.shape == size:
+        return mask
     return F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]

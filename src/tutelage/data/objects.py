@@ -6,6 +6,7 @@ without area are left out and counted. Crowds are kept apart: they are neither t
 """
 
 import hashlib
+import importlib
 import json
 import re
 from collections import Counter
@@ -70,7 +71,7 @@ class Instances:
             torch.tensor([row["crowd"] for row in rows], dtype=torch.bool),
             torch.from_numpy(masks),
         )
-        return found if sides in (None, (height, width)) else resized_objects(found, (height, width), sides)
+        return resized_objects(found, (height, width), sides or (height, width))
 
     def notes(self, files: list[CocoFile], parts: tuple[str, ...]) -> list[str]:
         """What a reader must know: how many objects there are, which were left out, and of what nothing can be learned."""
@@ -282,11 +283,15 @@ def _lengths(text: str) -> list[int]:
 
 def coco_masks() -> Any:
     """Pycocotools' masks. Raises MachineError R-12 where it is not installed."""
+    return pycocotools("mask")
+
+
+def pycocotools(module: str) -> Any:
+    """A module of pycocotools. Raises MachineError R-12 where it is not installed."""
     try:
-        from pycocotools import mask
+        return importlib.import_module(f"pycocotools.{module}")
     except ImportError as error:
         raise MachineError(
-            "R-12", "pycocotools is not installed.", "It draws polygons.",
+            "R-12", "pycocotools is not installed.", "It draws polygons, and judges what was found.",
             "Install it: pip install 'tutelage[detection]'.",
         ) from error  # fmt: skip
-    return mask

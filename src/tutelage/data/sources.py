@@ -221,7 +221,7 @@ class Pictures:
         mask = self.masks.read(int(self.ids[i]))
         like = mask if picture is None else picture
         sides = (like.shape[-2], like.shape[-1])
-        return mask if mask.shape == sides else resized_mask(mask, sides)
+        return resized_mask(mask, sides)
 
     def objects(self, i: int, picture: Tensor | None = None) -> Objects | None:
         """What lies on picture `i`, at its own size or that of the `picture` as it was read; None in a set without objects."""

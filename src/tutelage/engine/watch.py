@@ -166,8 +166,7 @@ class Watch:
         batch = self._kept["queries"][0]
         logits = self._logits(method, batch)
         assert logits is not None and batch.masks is not None
-        plain = batch.normalised(*self._plain).views[0]
-        items = list(zip(plain, batch.masks, logits.argmax(1), strict=True))[:SHOWN]
+        items = list(zip(to_unit(batch.views[0]), batch.masks, logits.argmax(1), strict=True))[:SHOWN]
         note = "Held-out pictures, what is known of each pixel, and what is predicted. Pixels without a colour do not count."
         sheet = segmentations(items, ("picture", "known", "predicted"), self.queries.classes, note)
         save(sheet, folder / "masks.png")
@@ -188,12 +187,6 @@ class Watch:
             .normalised(self.numerics.mean.cpu().float(), self.numerics.std.cpu().float())
             .views[0][:8]
         )
-
-    @property
-    def _plain(self) -> tuple[Tensor, Tensor]:
-        """Mean 0 and standard deviation 1: normalising with it only brings pictures to 0..1."""
-        channels = len(self.numerics.mean)
-        return torch.zeros(channels), torch.ones(channels)
 
     def _keep(self, name: str, pictures: Pictures) -> None:
         """Read the pictures once."""

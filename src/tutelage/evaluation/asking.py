@@ -63,17 +63,15 @@ def evaluations(options: EvaluateOptions, say: Say | None = None) -> list[Evalua
     """What one protocol finds, or all of those on frozen features. Raises SettingsError C-40, and what they raise."""
     if options.protocol == "classifier":
         return [_classifier(options, say)]
-    if options.protocol == "segmentation":
-        _refuse_others(options, _OF_WHOLE_METHODS, "other protocols, not to segmentation")
-        return [evaluate_segmentation(options.encoder, options.data, device=options.device, say=say)]
-    if options.protocol == "detection":
-        _refuse_others(options, _OF_WHOLE_METHODS, "other protocols, not to detection")
-        return [evaluate_detection(options.encoder, options.data, device=options.device, say=say)]
+    if evaluate := _OF_RUNS.get(options.protocol):
+        _refuse_others(options, _OF_WHOLE_METHODS, f"other protocols, not to {options.protocol}")
+        return [evaluate(options.encoder, options.data, device=options.device, say=say)]
     if options.protocol == "robustness":
         return [_robustness(options, say)]
     return by_features(get_args(Name) if options.protocol == "all" else (options.protocol,), options, say)
 
 
+_OF_RUNS = {"segmentation": evaluate_segmentation, "detection": evaluate_detection}
 _OF_ALL = {"protocol", "encoder", "data", "labels", "json_output", "baselines", "device", "workers"}
 _OF_CLASSIFIERS = _OF_ALL | {"all_pictures"}
 """Options that a classifier heeds; --no-baselines asks for what it does anyway."""

@@ -12,9 +12,9 @@ from tutelage.data.index import Pictures, open_data
 from tutelage.data.joint import framed
 from tutelage.detections import Found
 from tutelage.detector import Detector, find, load_detector
-from tutelage.errors import DataError, listed
+from tutelage.errors import DataError
 from tutelage.evaluation.features import Say, normalised
-from tutelage.evaluation.parts import Parts, asked
+from tutelage.evaluation.parts import Parts, asked, known_parts, refuse_other_classes
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 
 VERSION = 1
@@ -32,16 +32,11 @@ def evaluate_detection(
     start, detector = time.perf_counter(), load_detector(where)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_data(data, annotation="objects")
-    if opened.train.classes != detector.classes:
-        other = set(detector.classes) ^ set(opened.train.classes)
-        raise DataError(
-            "D-36",
-            f"{where} finds other kinds of objects than those of {data}: only one of the two knows {listed(sorted(other))}.",
-            todo="Evaluate it on a set with its classes.",
-        )
+    refuse_other_classes(where, detector.classes, "finds other kinds of objects", data, opened.train.classes)
     if not len(opened.test.labelled()):
         raise DataError("D-10", f"{opened.name} has no objects to test on.")
     detector.method.to(device)
+    _, notes = known_parts(opened)
     parts = Parts(opened.train, opened.held_out, opened.test)
     held_out, test = (_found(detector, part, device, say) for part in (parts.held_out, parts.test))
     kinds = {"boxes": "bbox"} | ({"masks": "segm"} if detector.method.settings.masks else {})
@@ -54,7 +49,7 @@ def evaluate_detection(
         settings={},
         teacher=None,
         rows=tuple(rows),
-        notes=tuple(note for note in opened.found.notes if "testing" in note or "held out" in note),
+        notes=tuple(notes),
         seconds=round(time.perf_counter() - start, 3),
         **asked(where, detector, opened, parts),
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.data.index import Data, Pictures
 from tutelage.detector import Detector
-from tutelage.errors import DataError
+from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Features
 from tutelage.export import Encoder
 from tutelage.segmenter import Segmenter
@@ -109,6 +109,17 @@ def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
         names = ", ".join(parts.train.classes[k] for k in sorted(unseen)[:5])
         notes.append(f"{len(unseen)} classes have test pictures but no training picture, and count as wrong: {names}")
     return parts, notes
+
+
+def refuse_other_classes(where: str, own: tuple[str, ...], does: str, data: str, theirs: tuple[str, ...]) -> None:
+    """Raise DataError D-36 where a run knows other classes than a set has; `does` says what it does with them."""
+    if own != theirs:
+        only = listed(sorted(set(own) ^ set(theirs)))
+        raise DataError(
+            "D-36",
+            f"{where} {does} than those of {data}: only one of the two knows {only}.",
+            todo="Evaluate it on a set with its classes.",
+        )
 
 
 def asked(where: str, encoder: Encoder | Segmenter | Detector, data: Data, parts: Parts) -> dict[str, Any]:

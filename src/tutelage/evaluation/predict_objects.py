@@ -63,11 +63,10 @@ def predict_objects(
             annotations.append(
                 {**row, "id": len(annotations) + 1, "image_id": i, "category_id": category, "iscrowd": 0}
             )
-        sure = found.as_objects(size, SURE)
-        counts.update(detector.classes[label] for label in sure.labels.tolist())
+        counts.update(detector.classes[label] for label in found.labels[found.scores >= SURE].tolist())
         if i % every == 0 and len(shown) < SHOWN:
             at = (picture.shape[-2], picture.shape[-1])
-            shown.append((to_unit(picture), [sure if at == size else resized_objects(sure, size, at)]))
+            shown.append((to_unit(picture), [resized_objects(found.as_objects(size, SURE), size, at)]))
         if say:
             say(f"predict  {i + 1:,} of {len(pictures):,} pictures")
     categories = [{"id": c, "name": name} for c, name in zip(detector.ids, detector.classes, strict=True)]

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from tutelage.confusion import Overlap, confusion, overlap
 from tutelage.data.index import Pictures, open_data
-from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Say, normalised
-from tutelage.evaluation.parts import asked, known_parts
+from tutelage.evaluation.parts import asked, known_parts, refuse_other_classes
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 from tutelage.segmenter import Segmenter, load_segmenter
 
@@ -30,13 +29,7 @@ def evaluate_segmentation(
     start, segmenter = time.perf_counter(), load_segmenter(where)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_data(data, annotation="masks")
-    if opened.train.classes != segmenter.classes:
-        other = set(segmenter.classes) ^ set(opened.train.classes)
-        raise DataError(
-            "D-36",
-            f"{where} names other classes of pixels than those of {data}: only one of the two knows {listed(sorted(other))}.",
-            todo="Evaluate it on a set with its classes.",
-        )
+    refuse_other_classes(where, segmenter.classes, "names other classes of pixels", data, opened.train.classes)
     segmenter.method.to(device)
     parts, notes = known_parts(opened)
     held_out, test = (_overlap(segmenter, part, device, say) for part in (parts.held_out, parts.test))
