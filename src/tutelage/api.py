@@ -15,7 +15,8 @@ from tutelage import recipes
 from tutelage.config import NonNegativeInt, Settings, merged
 from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
-from tutelage.engine.settings import RunSettings, explain, read_settings, settings_class
+from tutelage.engine.launch import launched
+from tutelage.engine.settings import RunSettings, differences, explain, read_settings, settings_class
 from tutelage.errors import SettingsError, Stopped, no_memory, printable
 from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
@@ -247,8 +248,21 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
         settings = settings.model_copy(update={"data": str(place)})
         place = place.resolve()
     folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
+    if not settings.first:
+        return _one(settings, folder, quiet=quiet)
+    before = folder / "first"
+    with launched(settings.device):  # both runs in one process group
+        first = first_stage(settings)
+        if not _is_finished(first, before):
+            finished = _one(first, before, quiet=quiet, within=(folder,))
+            if finished.stopped:
+                return finished
+        return _one(settings.model_copy(update={"init": str(before), "init_teacher": None}), folder, quiet=quiet)
+
+
+def _one(settings: RunSettings[Any], folder: Path, *, quiet: bool, within: tuple[Path, ...] = ()) -> engine.Finished:
     try:
-        finished = engine.pretrain(settings, folder, quiet=quiet)
+        finished = engine.pretrain(settings, folder, quiet=quiet, within=within)
     except Exception as error:
         if no_memory(error):
             raise settings.too_large(error) from error
@@ -260,11 +274,39 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(printable(f"done    {folder} · report {report}"), markup=False)
         console.print(f"verdict {_verdict_on(folder)}", markup=False)
-        labelled = finished.labelled
-        judged = next((name for name, file in _JUDGED.items() if (folder / file).exists()), "knn")
-        following = f"evaluate {judged} {folder} --data {settings.data}" if labelled else f"export {folder} --out DIR"
-        console.print(printable(f"next    tutelage {following}"), markup=False)
+        following = (
+            "the next run begins with its encoder" if within else f"tutelage {_next(settings, folder, finished)}"
+        )
+        console.print(printable(f"next    {following}"), markup=False)
     return finished
+
+
+def first_stage(settings: RunSettings[Any]) -> RunSettings[Any]:
+    """The settings of the run that comes before: its recipe's, on the same pictures with the same backbone and machine."""
+    recipe: RunSettings[Any] = recipes.load(settings.first or "")
+    same = (
+        "data", "labels", "share", "seed", "holdout", "normalisation", "init", "init_teacher",
+        "device", "precision", "workers", "save_steps", "log_steps", "monitors", "stuck_minutes",
+    )  # fmt: skip
+    changes: dict[str, Any] = {name: getattr(settings, name) for name in same}
+    changes["backbone"] = settings.backbone.model_copy(update={"drop_path": recipe.backbone.drop_path})
+    changes["epochs"] = settings.first_epochs or recipe.epochs
+    return recipe.model_copy(update=changes)
+
+
+def _is_finished(settings: RunSettings[Any], folder: Path) -> bool:
+    """Whether the folder holds the run of these settings, done to its end."""
+    if not (folder / "settings.json").exists() or differences(read_settings(folder / "settings.json"), settings):
+        return False
+    return any(event.get("event") == "finished" for event in collect(folder).events)
+
+
+def _next(settings: RunSettings[Any], folder: Path, finished: engine.Finished) -> str:
+    """What to type after a run."""
+    if not finished.labelled:
+        return f"export {folder} --out DIR"
+    judged = next((name for name, file in _JUDGED.items() if (folder / file).exists()), "knn")
+    return f"evaluate {'knn' if settings.method.annotation == 'tags' else judged} {folder} --data {settings.data}"
 
 
 _JUDGED = {"classifier": "classifier", "segmentation": "segmenter", "detection": "detector"}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tutelage.errors import SettingsError
 
-Annotation = Literal["classes", "masks", "objects"]
-"""What is known of a picture: its class, that of each pixel, or what lies where."""
+Annotation = Literal["classes", "masks", "objects", "tags"]
+"""What is known of a picture: its class, that of each pixel, what lies where, or what people wrote to it."""
 IGNORED = 255
 """The class of pixels that count for nothing."""
 
@@ -22,8 +22,10 @@ class Stream(NamedTuple):
     """By name, in order."""
     masks: int = 0
     """Rows of mask keys for each picture; one for each view when 0."""
-    labels: Literal["any", "known", "unknown"] = "any"
-    """Whether its pictures are those with a label, those without, or all."""
+    labels: Literal["any", "known", "unknown", "tagged"] = "any"
+    """Whether its pictures are those with a label, those without, those with a tag, or all."""
+    oversample: float = 0.0
+    """Pictures with tags that less than this share of the pictures have come several times in an epoch."""
     share: int = 1
     """Its part of a batch: that much of the sum of all streams' shares."""
 
@@ -84,6 +86,8 @@ class Batch:
     """Of the first view, in sets with masks: the class of each pixel, 255 where it counts for nothing."""
     objects: tuple[Objects, ...] = ()
     """Of the first view of each picture, in sets with objects: what lies where."""
+    tags: Int[Tensor, "b most"] | None = None
+    """In sets with tags: the class numbers of each picture's tags, each once, then -1."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
@@ -95,6 +99,7 @@ class Batch:
             indices=self.indices.to(device, non_blocking=True),
             masks=None if self.masks is None else self.masks.to(device, non_blocking=True),
             objects=tuple(each.to(device) for each in self.objects),
+            tags=None if self.tags is None else self.tags.to(device, non_blocking=True),
         )
 
     def normalised(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> "Batch":

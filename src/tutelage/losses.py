@@ -51,6 +51,18 @@ def entropy(target: Float[Tensor, "*b m"]) -> Float[Tensor, "*b"]:
     return -torch.xlogy(target, target).sum(-1)
 
 
+def tag_cross_entropy(logits: Float[Tensor, "b c"], tags: Int[Tensor, "b most"]) -> Float[Tensor, ""]:
+    """Mean over pictures of - sum_c q_c log softmax(logits)_c, q uniform over a picture's tags (Mahajan et al. 2018).
+
+    A row of `tags` has the numbers of a picture's tags, each once, then -1. With k tags the least there can be is ln k.
+    Pictures without a tag do not count; 0, with a gradient of zeros, where none has any. Computed in at least float32.
+    """
+    known = tags >= 0
+    chosen = F.log_softmax(wide(logits), dim=-1).gather(1, tags.clamp(min=0))
+    losses = -(chosen * known).sum(1) / known.sum(1).clamp(min=1)
+    return losses.sum() / known.any(1).sum().clamp(min=1)
+
+
 def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"], smoothing: float = 0.0) -> Float[Tensor, ""]:
     """Mean over pictures with a label y >= 0 of - sum_c q_c log softmax(logits)_c, q = (1 - s) onehot(y) + s / classes.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.losses import CosAxis, cosine_loss, entropy
+from tutelage.losses import CosAxis, cosine_loss, entropy, tag_cross_entropy
 from tutelage.method import Method, Output
 from tutelage.neighbours import knn_predict
 from tutelage.precision import wide
@@ -222,6 +222,15 @@ def classified(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> dict[
     """`cross_entropy` (in nats) and `classifier_accuracy` of a classifier on labelled pictures."""
     loss = F.cross_entropy(wide(logits), labels)
     return {"cross_entropy": float(loss), "classifier_accuracy": float((logits.argmax(1) == labels).double().mean())}
+
+
+@torch.no_grad()
+def tagged(logits: Float[Tensor, "b c"], tags: Int[Tensor, "b most"]) -> dict[str, float]:
+    """As `classified`, of pictures with a tag: right is whose most probable class is one of its tags."""
+    has = (tags >= 0).any(1)
+    right = (tags[has] == logits[has].argmax(1)[:, None]).any(1)
+    loss = tag_cross_entropy(logits[has], tags[has])
+    return {"cross_entropy": float(loss), "classifier_accuracy": float(right.double().mean())} if has.any() else {}
 
 
 def _guessed(seen: dict[str, Tensor]) -> dict[str, float]:

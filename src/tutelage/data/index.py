@@ -15,6 +15,7 @@ from tutelage.batch import Annotation
 from tutelage.data import named
 from tutelage.data.duplicates import shared
 from tutelage.data.found import Found, open_files
+from tutelage.data.hashtags import TagSettings, open_tags
 from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
@@ -79,6 +80,8 @@ def open_data(
     seed: int = 0,
     cache: Path | None = None,
     annotation: Annotation = "classes",
+    tags: str | None = None,
+    tagging: TagSettings | None = None,
 ) -> Data:
     """The set that `data` names: a named set, a folder (of pictures, or of idx files), a list (.txt) or a table (.csv).
 
@@ -90,13 +93,14 @@ def open_data(
     `cache` is where named sets are kept, and what was seen of large ones.
 
     `share` of the training pictures are used, chosen by `seed`. `labels` are those of a table (labels.csv) instead of the
-    set's own, or as many ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. Raises DataError D-01
-    to D-44, SettingsError C-14.
+    set's own, or as many ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. With the
+    `annotation` tags each picture also comes with what people wrote to it: in the table `tags`, or in JSON files beside the
+    pictures, made classes as `tagging` says. Raises DataError D-01 to D-47, SettingsError C-14.
     """
     table = Path(labels).expanduser() if labels and is_table(labels) else None
-    if table and annotation != "classes":
+    if table and annotation in ("masks", "objects"):
         raise DataError("D-24", f"the {annotation} of {data} are its own: a table of labels says nothing of them.")
-    if annotation == "classes":
+    if annotation in ("classes", "tags"):
         whole = _opened(data, holdout, table, cache)
     else:
         whole = (_open_masked if annotation == "masks" else _open_objects)(data, holdout, cache)
@@ -109,10 +113,19 @@ def open_data(
         train = few(train, labels, seed)
         used = int((train.labels >= 0).sum())
         notes.append(f"{used:,} of {known:,} training labels are used; the other training pictures count as unlabelled")
-    if train is whole.train:
-        return whole
-    found = replace(whole.found, notes=tuple(notes))
-    return replace(whole, train=train, found=found, fingerprint=fingerprint_with(whole.fingerprint, train))
+    if train is not whole.train:
+        found = replace(whole.found, notes=tuple(notes))
+        whole = replace(whole, train=train, found=found, fingerprint=fingerprint_with(whole.fingerprint, train))
+    return _tagged(whole, tags, tagging or TagSettings()) if annotation == "tags" else whole
+
+
+def _tagged(data: Data, table: str | None, tagging: TagSettings) -> Data:
+    """The set with tags; its classes are those of the tags that training pictures have."""
+    tags, notes = open_tags(data.train, Path(table).expanduser() if table else None, tagging)
+    parts = {name: replace(getattr(data, name), tags=tags) for name in ("train", "held_out", "test")}
+    found = replace(data.found, notes=(*data.found.notes, *notes))
+    fingerprint = hashlib.sha256(data.fingerprint.encode() + tags.digest()).hexdigest()
+    return replace(data, **parts, found=found, fingerprint=fingerprint)
 
 
 def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -> Data:

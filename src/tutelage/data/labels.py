@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,8 +87,7 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     places = {name: k for k, name in enumerate(listing.names)}
     labels, lost = [""] * len(listing.names), []
     for name, label in zip(rows.names, rows.labels, strict=True):
-        found = next((places[n] for n in (name, _below(table.parent / name, listing.root)) if n in places), None)
-        if found is None:
+        if (found := place_of(name, places, table, listing.root)) is None:
             lost.append(name)
         else:
             labels[found] = label
@@ -103,8 +103,11 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     return replace(listing, labels=tuple(labels), notes=(*listing.notes, note))
 
 
-def _below(path: Path, root: Path) -> str:
+def place_of(path: str, places: Mapping[str, int], table: Path, root: Path) -> int | None:
+    """Which picture a table's `path` means, of those under `root` whose names have `places`: it is below that or the table."""
+    if path in places:
+        return places[path]
     try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
+        return places.get((table.parent / path).resolve().relative_to(root.resolve()).as_posix())
     except ValueError:
-        return ""
+        return None

@@ -16,6 +16,8 @@ from tutelage.errors import DataError, nearest
 
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "validation": "val"}
 _JUNK = ("thumbs.db", "desktop.ini")
+_LONGEST_FIELD = 1 << 24
+"""Characters of a field of a table: a caption may be long."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,16 @@ def list_text(path: Path) -> Listing:
 
 def list_csv(path: Path) -> Listing:
     """The pictures in column `path`, with an optional `label` (empty: unknown) and `split` (empty: train)."""
+    rows = read_table(path, "path, and optionally label and split")
+    return _listed(path, [_row(path, number, values) for number, values in rows])
+
+
+def read_table(path: Path, wanted: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file with a column `path`, by the names of its columns in lower case, each with its last line's number.
+
+    `wanted` tells a user which columns there may be. Raises DataError D-13.
+    """
+    longest = csv.field_size_limit(_LONGEST_FIELD)
     table = csv.DictReader(io.StringIO(_text(path), newline=""))
     try:
         table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
@@ -126,19 +138,26 @@ def list_csv(path: Path) -> Listing:
             raise DataError(
                 "D-13",
                 f"{path}, line 1: there is no column 'path'; the columns are {', '.join(map(repr, columns)) or 'none'}.",
-                todo="The first line names the columns: path, and optionally label and split, with commas between.",
+                todo=f"The first line names the columns: {wanted}, with commas between.",
             )
-        return _listed(path, [_row(path, table.line_num, values) for values in table])
+        for values in table:
+            _refuse_other_fields(path, table.line_num, values)
+            yield table.line_num, values
     except csv.Error as error:
         raise DataError("D-13", f"{path}, row {table.reader.line_num}: {error}.", todo=_quote_commas()) from error
+    finally:
+        csv.field_size_limit(longest)
 
 
-def _row(path: Path, number: int, values: dict[Any, Any]) -> "Row":
+def _refuse_other_fields(path: Path, number: int, values: dict[Any, Any]) -> None:
     if None in values or None in values.values():
         expected = len(values) - (None in values)
         raise DataError("D-13", f"{path}, row {number}: {expected} fields are expected.", todo=_quote_commas())
     if not values["path"].strip():
         raise DataError("D-13", f"{path}, row {number}: the path is empty.")
+
+
+def _row(path: Path, number: int, values: dict[str, str]) -> "Row":
     label = values.get("label", "").strip()
     if label.lower() in ("nan", "null", "none") or re.fullmatch(r"-\d+(\.0*)?", label):
         raise DataError("D-12", f"{path}, row {number}: '{label}' is no label.", todo="Leave unknown labels empty.")

@@ -19,6 +19,7 @@ from tutelage.data.masks import Masks
 from tutelage.data.objects import Instances
 from tutelage.data.quarantine import in_unicode, refuse_many
 from tutelage.data.reading import Identity, Unreadable, read, sha256
+from tutelage.data.tags import Tags
 from tutelage.errors import DataError, MachineError
 
 _MOST_TRIES = 100
@@ -171,6 +172,8 @@ class Pictures:
     """Which pixel is what; then `classes` are those of pixels, and `labels` tell by 0 which pictures have a mask."""
     instances: Instances | None = None
     """What lies on each picture; then `classes` are those of objects, and `labels` tell by 0 which pictures have any."""
+    tags: Tags | None = None
+    """What people wrote to each picture, beside its label."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,6 +187,18 @@ class Pictures:
     def of_parts(self) -> bool:
         """Whether `labels` only tell which pictures have masks or objects, and are no classes of pictures."""
         return self.masks is not None or self.instances is not None
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The classes that a classifier is to tell apart: those of tags, where there are any."""
+        return self.tags.classes if self.tags else self.classes
+
+    @property
+    def num_shown(self) -> int:
+        """How many of these classes the pictures show."""
+        return (
+            int((self.tags.shares(self.ids) > 0).sum()) if self.tags else len(np.unique(self.labels[self.labels >= 0]))
+        )
 
     @property
     def channels(self) -> int:
@@ -228,6 +243,10 @@ class Pictures:
         sides = None if picture is None else (picture.shape[-2], picture.shape[-1])
         return None if self.instances is None else self.instances.read(int(self.ids[i]), sides)
 
+    def tag_numbers(self, i: int) -> NDArray[np.int64] | None:
+        """The numbers of the classes that picture `i` is tagged with; None in a set without tags."""
+        return None if self.tags is None else self.tags.of(int(self.ids[i]))
+
     def own_size(self, i: int) -> tuple[int, int]:
         """(height, width) of picture `i` in its file; a JPEG of more than 16.7 million pixels is read at less."""
         source: Any = self.source
@@ -244,6 +263,10 @@ class Pictures:
     def labelled(self) -> "Pictures":
         """The pictures whose class is known."""
         return self.subset(self.labels >= 0)
+
+    def tagged(self) -> "Pictures":
+        """The pictures with a tag."""
+        return self if self.tags is None else self.subset(self.tags.counts[self.ids] > 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ class _Sample(NamedTuple):
     number: int
     mask: Tensor | None = None
     objects: Objects | None = None
+    tags: NDArray[np.int64] | None = None
 
 
 class PictureStream:
@@ -83,7 +84,8 @@ class PictureStream:
             views.append(drawn)
         draws = (Draws(mix(self.seed, "keys", k, epoch, place)) for k in range(self._num_keys))
         keys = tuple(draw.uniforms(self._num_patches) for draw in draws)
-        return _Sample(tuple(views), keys, int(self.pictures.labels[number]), number, mask, objects)
+        tags = self.pictures.tag_numbers(number)
+        return _Sample(tuple(views), keys, int(self.pictures.labels[number]), number, mask, objects, tags)
 
 
 def batches(
@@ -138,7 +140,8 @@ def _eval_sample(pictures: Pictures, i: int, size: tuple[int, int], num_patches:
     keys = Draws(mix("evaluation keys", i)).uniforms(num_patches)
     mask = pictures.mask(number, picture)
     mask = None if mask is None else eval_mask(mask, size)
-    return _Sample((eval_view(picture, size),), (keys,), int(pictures.labels[number]), number, mask)
+    label, tags = int(pictures.labels[number]), pictures.tag_numbers(number)
+    return _Sample((eval_view(picture, size),), (keys,), label, number, mask, tags=tags)
 
 
 def _collate(samples: list[_Sample]) -> Batch:
@@ -149,7 +152,18 @@ def _collate(samples: list[_Sample]) -> Batch:
     stacked = _pinned(torch.stack(masks)) if masks else None
     numbers = torch.tensor([s.number for s in samples], dtype=torch.int64)
     objects = tuple(s.objects for s in samples if s.objects is not None)
-    return Batch(views, keys, labels, numbers, masks=stacked, objects=objects)
+    tags = _padded([s.tags for s in samples if s.tags is not None])
+    return Batch(views, keys, labels, numbers, masks=stacked, objects=objects, tags=tags)
+
+
+def _padded(tags: list[NDArray[np.int64]]) -> Tensor | None:
+    """A row of numbers for each picture, as long as the longest, filled up with -1; None where there are no tags."""
+    if not tags:
+        return None
+    rows = np.full((len(tags), max(1, *map(len, tags))), -1, dtype=np.int64)
+    for row, numbers in zip(rows, tags, strict=True):
+        row[: len(numbers)] = numbers
+    return torch.from_numpy(rows)
 
 
 def _pinned(x: Tensor) -> Tensor:

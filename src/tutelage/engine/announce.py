@@ -4,12 +4,14 @@ from typing import Any
 
 from tutelage.clock import Clock
 from tutelage.data.index import Data, Statistics
+from tutelage.data.tags import table_rows
 from tutelage.distributed import world_size
 from tutelage.encoder import show_size
 from tutelage.engine.run import RunFolder, environment
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.export import Coverage
+from tutelage.tables import csv_text
 
 
 def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numerics, clock: Clock, reached: int) -> None:
@@ -31,6 +33,8 @@ def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numeric
             "fingerprint": data.fingerprint,
         },
     )
+    if data.train.tags:
+        run.write_text("tags.csv", csv_text(table_rows(data.train.tags)))
     for name, reason in data.found.unreadable if clock.step == 0 else ():
         run.event("unreadable", name=name, reason=reason)
     run.event("resumed" if clock.step else "started", step=clock.step, reached=reached)

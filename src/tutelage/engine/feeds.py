@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tutelage.batch import Batch, Stream, shared_out
 from tutelage.data.index import Pictures
-from tutelage.data.order import chain, mix
+from tutelage.data.order import Draws, chain, mix
 from tutelage.data.streams import PictureStream, batches
 from tutelage.engine.settings import RunSettings
 
@@ -81,6 +83,20 @@ def open_feeds(streams: dict[str, Stream], pictures: Pictures, settings: RunSett
 
 def pool(pictures: Pictures, stream: Stream) -> Pictures:
     """The pictures that a stream may have."""
+    if stream.labels == "tagged":
+        tagged = pictures.tagged()
+        return repeated(tagged, stream.oversample) if stream.oversample else tagged
     if stream.labels == "any":
         return pictures
     return pictures.subset((pictures.labels >= 0) == (stream.labels == "known"))
+
+
+def repeated(pictures: Pictures, least: float) -> Pictures:
+    """The pictures, those with rare tags several times (`Tags.factors`).
+
+    What a factor has beyond a whole number is a chance, drawn by the picture's name: every epoch has the same pictures.
+    """
+    assert pictures.tags is not None
+    chances = [Draws(mix(pictures.name(i), "repeated")).uniform() for i in range(len(pictures))]
+    times = np.floor(pictures.tags.factors(pictures.ids, least) + chances).astype(np.int64)
+    return pictures.subset(np.repeat(np.arange(len(pictures)), times))

@@ -44,7 +44,7 @@ def finish(
             statistics,
             architecture=settings.backbone.name,
             pictures=pictures,
-            classes=data.train.classes if name == "classifier" else (),
+            classes=data.train.learned if name == "classifier" else (),
         )
         run.event("exported", folder=name, largest_difference=difference)
     size, classes = settings.backbone.size, data.train.classes

@@ -85,13 +85,13 @@ def peak_memory(device: torch.device) -> int:
 
 
 class StopRequest:
-    """Made by Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 or a file STOP in the run folder: the loop finishes its step, saves and ends.
+    """Made by Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 or a file STOP in a run folder: the loop finishes its step, saves and ends.
 
     A second Ctrl-C ends at once. Before the loop there is nothing to save, and a signal ends the process with code 75.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.file = run / "STOP"
+    def __init__(self, *runs: Path) -> None:
+        self.files = [run / "STOP" for run in runs]
         self.training = False
         """The loop runs: from now on handlers set a flag and nothing else."""
         self._told = False
@@ -102,12 +102,13 @@ class StopRequest:
         """Whether to stop; the file is looked for once a second."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + 1.0
-            self._told |= self.file.exists()
+            self._told |= any(file.exists() for file in self.files)
         return self._told
 
     def obeyed(self) -> None:
-        """Take the file away, so that the same command goes on."""
-        self.file.unlink(missing_ok=True)
+        """Take the files away, so that the same command goes on."""
+        for file in self.files:
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tutelage.clock import Clock, total_steps
@@ -49,14 +48,16 @@ class Finished:
     """Some pictures have labels, so the encoder can be evaluated on them."""
 
 
-def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> Finished:
+def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, within: tuple[Path, ...] = ()) -> Finished:
     """Pretrain as `settings` say and leave the run in `out`; go on where an earlier call was stopped or killed.
+
+    `within` are the folders of runs that this is a stage of: a file STOP in one of them stops it too.
 
     Raises:
         TutelageError: with code and exit code, before anything is written where that can be known.
 
     """
-    with StopRequest(out).listening() as stop, launched(settings.device) as device:
+    with StopRequest(out, *within).listening() as stop, launched(settings.device) as device:
         settings.check(world_size())
         check_writable(out)
         data = open_data(
@@ -66,9 +67,10 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False) -> F
             labels=settings.labels,
             seed=settings.seed,
             annotation=settings.method.annotation,
+            tags=settings.tags,
+            tagging=settings.tagging,
         )
-        labels = data.train.labels
-        settings.method.check_classes(data.name, len(np.unique(labels[labels >= 0])))
+        settings.method.check_classes(data.name, data.train.num_shown)
         feeds = open_feeds(settings.method.streams, data.train, settings)
         clock = new_clock(settings, data, feeds)
         check_agreement(settings, data, device)
@@ -149,7 +151,7 @@ def build(settings: RunSettings[Any], data: Data) -> tuple[Method, Statistics, C
         statistics = IMAGENET
     else:
         statistics = measure_statistics(data.train)
-    return settings.method.build(vit, len(data.train.classes)), statistics, coverage
+    return settings.method.build(vit, len(data.train.learned)), statistics, coverage
 
 
 def new_clock(settings: RunSettings[Any], data: Data, feeds: Feeds) -> Clock:
@@ -163,7 +165,9 @@ def new_clock(settings: RunSettings[Any], data: Data, feeds: Feeds) -> Clock:
             "Use --labels 40, or 10%, or a table; or the method supervised.",
         )
     if n < g:
-        kind = {"any": "", "known": "labelled ", "unknown": "unlabelled "}[feeds.main.stream.labels]
+        kind = {"any": "", "known": "labelled ", "unknown": "unlabelled ", "tagged": "tagged "}[
+            feeds.main.stream.labels
+        ]
         largest = n * settings.batch_size // g
         fitting = next((size for size in range(largest, 0, -1) if _fits(settings, size)), None)
         raise DataError(

@@ -71,6 +71,11 @@ class RunFolder:
         if self.writes:
             write_json(self.path / name, values)
 
+    def write_text(self, name: str, text: str) -> None:
+        """A text file, there whole or not at all."""
+        if self.writes:
+            write_whole(self.path / name, text.encode("utf-8", "backslashreplace"))
+
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the run, empty where there is none."""
         file = self.path / name

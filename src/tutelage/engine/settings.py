@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tutelage.batch import shared_out
 from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Settings, Share, read_json, shortened
+from tutelage.data.hashtags import TagSettings
 from tutelage.data.labels import is_table
 from tutelage.data.views import ViewsSettings
 from tutelage.distributed import world_size
@@ -63,6 +64,8 @@ class RunSettings(Settings, Generic[M]):
     """DATA: a folder, a list or CSV file, or a named set such as fashion-mnist."""
     labels: str | None = None
     """How many labels are used: 40, 10%, or labels.csv with the columns path and label; by default all there are."""
+    tags: str | None = None
+    """tags.csv with the columns path, and tags or caption (weakly supervised); by default JSON files beside the pictures."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training pictures that is used, as nearly as possible of every class: to see what fewer teach."""
     epochs: Positive
@@ -102,6 +105,11 @@ class RunSettings(Settings, Generic[M]):
     """Weights to start from: timm:NAME, a timm folder, a run, or an MAE checkpoint file."""
     init_teacher: str | None = None
     """Start from a teacher of the run (or its student), instead of the encoder that it hands on."""
+    first: str | None = None
+    """A recipe whose run comes before this one, in RUN/first, on the same pictures with this backbone: this one begins with the
+    encoder that it leaves."""
+    first_epochs: Positive | None = None
+    """Epochs of the first run; by default its recipe's."""
     export_teachers: bool = False
     """Write the encoders that the run does not hand on too: each teacher's, or the student's."""
     backbone: BackboneSettings
@@ -109,6 +117,7 @@ class RunSettings(Settings, Generic[M]):
     optim: OptimSettings
     guard: GuardSettings = GuardSettings()
     views: ViewsSettings = ViewsSettings()
+    tagging: TagSettings = TagSettings()
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -144,6 +153,13 @@ class RunSettings(Settings, Generic[M]):
         """Refuse, before any data is read, what cannot work together."""
         check_backbone(self.backbone)
         self.check_batch(world)
+        if self.first_epochs and not self.first:
+            raise SettingsError("C-28", "first_epochs is given, but no first run.", todo="Use --first mae-quickstart.")
+        if self.tags and self.method.annotation != "tags":
+            raise SettingsError(
+                "C-27", f"the method {self.method.name} learns nothing from --tags {self.tags}.",
+                todo="Use the recipe weakly-supervised-quickstart, or leave it out.",
+            )  # fmt: skip
 
     def check_batch(self, world: int) -> None:
         """Refuse a batch that processes, micro-batches or the method cannot share."""
@@ -259,7 +275,10 @@ _FREE = {"workers", "save_steps", "keep_steps", "keep_best", "log_steps", "devic
 def differences(old: RunSettings[Any], new: RunSettings[Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ in a way that would make another run: name -> (old, new)."""
     before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
-    names = sorted((before.keys() | after.keys()) - _FREE)
+    found = (
+        {"init"} if new.first else set()
+    )  # RUN/first, wherever RUN lies now; what that began with, its own settings tell
+    names = sorted((before.keys() | after.keys()) - _FREE - found)
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.average_precision import FoundObjects
 from tutelage.batch import Batch, Objects, normalise, to_unit
@@ -25,7 +26,7 @@ from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.method import Method, Output
 from tutelage.methods.detection import Detection
-from tutelage.monitors import classified, feature_std, knn_accuracy, monitor, rank_me
+from tutelage.monitors import classified, feature_std, knn_accuracy, monitor, rank_me, tagged
 from tutelage.pictures import detections, draw_step, neighbours, segmentations
 from tutelage.sheet import save
 
@@ -50,7 +51,7 @@ class Watch:
         self.settings, self.numerics = settings, numerics
         asked, self.unseen = _asked(data)
         held = PIXELS // math.prod(settings.backbone.size)
-        self.queries = _some(asked.labelled() if asked.has_labels else asked, min(QUERIES, held))
+        self.queries = _some(asked.labelled() if asked.has_labels else asked.tagged(), min(QUERIES, held))
         votes = data.train.has_labels and self.unseen and not data.train.of_parts
         self.bank = _some(data.train.labelled(), min(BANK, held)) if votes else None
         streams = {name: stream._replace(labels="any") for name, stream in settings.method.streams.items()}
@@ -76,6 +77,7 @@ class Watch:
         if self.bank is not None and self.queries.has_labels:
             bank, bank_labels = self._features(method, "bank", self.bank)
             line["knn_accuracy"] = knn_accuracy(bank, bank_labels, features, labels)
+        if (self.bank is not None and self.queries.has_labels) or (self.queries.tags and self.unseen):
             line |= self._classified(method)
         if self.queries.masks is not None and self.unseen:
             line |= self._segmented(method)
@@ -93,7 +95,11 @@ class Watch:
             if (logits := self._logits(method, batch)) is None:
                 return {}
             found.append(logits)
-        return classified(torch.cat(found), torch.cat([batch.labels for batch in self._kept["queries"]]))
+        logits, kept = torch.cat(found), self._kept["queries"]
+        if self.queries.tags:
+            tags = [row for batch in kept if batch.tags is not None for row in batch.tags]
+            return tagged(logits, pad_sequence(tags, batch_first=True, padding_value=-1))
+        return classified(logits, torch.cat([batch.labels for batch in kept]))
 
     def _logits(self, method: Method, batch: Batch) -> Tensor | None:
         """What the method's own classifier says of plain pictures, on the CPU; None where it trains none."""

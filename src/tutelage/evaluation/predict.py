@@ -1,7 +1,5 @@
 """What a classifier says of pictures: a table for programs, and a sheet of pictures for people."""
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +16,7 @@ from tutelage.errors import MachineError
 from tutelage.evaluation.features import Say, logits_of
 from tutelage.pictures import show
 from tutelage.sheet import BAD, GOOD, QUIET, Cell, save, sheet
+from tutelage.tables import Entry, csv_text, plain
 from tutelage.transfer import Encoder, load_classifier
 
 TOP = 3
@@ -75,22 +74,13 @@ def predict(
 
 def table(predictions: list[Prediction]) -> str:
     """CSV with a line for each picture; scores are probabilities, 0 to 1."""
-    text = io.StringIO()
-    # NOTE a footgun: with fewer quotes Python leaves a bare "\\r" in a name, behind which a reader begins a new row.
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     more = [f"{name}_{place}" for place in range(2, TOP + 1) for name in ("label", "score")]
-    writer.writerow(["path", "label", "score", *more])
+    rows: list[list[Entry]] = [["path", "label", "score", *more]]
     for one in predictions:
-        told: list[str | float] = [
-            cell for name, p in zip(one.classes, one.probabilities, strict=True) for cell in (_plain(name), round(p, 4))
-        ]
-        writer.writerow([_plain(one.name, "./"), *told, *[""] * (2 * TOP - len(told))])
-    return text.getvalue()
-
-
-def _plain(text: str, before: str = "'") -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return before + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+        pairs = zip(one.classes, one.probabilities, strict=True)
+        told: list[Entry] = [cell for name, p in pairs for cell in (name, round(p, 4))]
+        rows.append([plain(one.name, "./"), *told, *[""] * (2 * TOP - len(told))])
+    return csv_text(rows)
 
 
 def _predictions(

@@ -1,0 +1,175 @@
+"""WordNet's nouns (Princeton WordNet 3.0; Fellbaum 1998): which synsets a word names, and what they mean.
+
+Read from its own files, whose form is wndb(5WN): `index.noun` (words and the places of their synsets, the most frequent first),
+`data.noun` (synsets) and `noun.exc` (irregular plurals). They come from the first source that has them: the cache, Debian's
+`wordnet-base`, nltk's data, Princeton's archive, or the Debian package unpacked without installing it.
+"""
+
+import hashlib
+import os
+import sys
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from tutelage.data import download
+from tutelage.data.named import cache_folder
+
+FILES = ("index.noun", "data.noun", "noun.exc")
+DEBIAN_FOLDER = Path("/usr/share/wordnet")
+_DEBIAN_PACKAGE = "wordnet-base"
+_URL = "https://wordnetcode.princeton.edu/3.0/WordNet-3.0.tar.bz2"
+_SHA256 = "6c492d0c7b4a40e7674d088191d3aa11f373bb1da60762e098b8ee2dda96ef22"
+"""As Homebrew, Arch and Fedora have it."""
+_IN_DEBIAN = {
+    "index.noun": "a490d99d93d017bf4822fe2f0ffa51fd73911ce271dc7535fade21f8814b5a04",
+    "data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
+    "noun.exc": "2b5d675c380b39ecf595af9fa9d4e7feb1d58c643b0bff08c40ed5bfe41fab7a",
+}
+_PLURALS = (
+    ("s", ""),
+    ("ses", "s"),
+    ("xes", "x"),
+    ("zes", "z"),
+    ("ches", "ch"),
+    ("shes", "sh"),
+    ("men", "man"),
+    ("ies", "y"),
+)
+"""Endings of plurals and what they were: WordNet's rules of detachment for nouns (morphy(7WN)), in its order."""
+
+
+class Synset(NamedTuple):
+    """One meaning."""
+
+    id: str
+    """Its place in data.noun, as ImageNet names it: n04255586."""
+    name: str
+    """As nltk names it: its first word, n, and the number of that word's meaning; "sneaker.n.02"."""
+    words: tuple[str, ...]
+    gloss: str
+
+
+class WordNet:
+    """Nouns by their letters and digits alone, so that #brownbear finds brown_bear."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        """From the bytes of `FILES`. Raises NotOurs where they are no WordNet."""
+        self.sha256 = hashlib.sha256(b"".join(files[name] for name in FILES)).hexdigest()
+        self._data = files["data.noun"]
+        self._senses: dict[str, tuple[int, ...]] = {}
+        """The places of a word's synsets in `data.noun`, by the word as it is written there."""
+        self._spelled: dict[str, list[str]] = {}
+        """Words by their letters and digits: t-shirt and tshirt are one."""
+        self._singulars: dict[str, tuple[str, ...]] = {}
+        try:
+            for line in _lines(files["index.noun"]):
+                word, _, count, *rest = line.split()
+                self._senses[word] = tuple(int(place) for place in rest[-int(count) :])
+                self._spelled.setdefault(squeezed(word), []).append(word)
+            for line in _lines(files["noun.exc"]):
+                plural, *singulars = line.split()
+                self._singulars[squeezed(plural)] = tuple(map(squeezed, singulars))
+            self.synset(self._senses["entity"][0])
+        except (ValueError, KeyError, IndexError) as error:
+            raise download.NotOurs(f"these are no files of WordNet ({error})") from None
+
+    def senses(self, word: str) -> tuple[int, ...]:
+        """The places of the synsets that a word names, the most frequent first; none where it is no noun of WordNet.
+
+        The word as it is, else as an irregular plural, else without a plural's ending.
+        """
+        form = squeezed(word)
+        endings = (form[: -len(end)] + was for end, was in _PLURALS if form.endswith(end) and len(form) > len(end) + 1)
+        for candidate in (form, *self._singulars.get(form, ()), *endings):
+            if words := self._spelled.get(candidate):
+                return tuple(dict.fromkeys(place for word in words for place in self._senses[word]))
+        return ()
+
+    @lru_cache(maxsize=100_000)  # noqa: B019 - one WordNet lives as long as the process
+    def synset(self, place: int) -> Synset:
+        """The synset at a place of `data.noun`."""
+        line = self._data[place : self._data.index(b"\n", place)].decode()
+        facts, _, gloss = line.partition(" | ")
+        fields = facts.split()
+        if int(fields[0]) != place:
+            raise ValueError(f"there is no synset at {place}")
+        words = tuple(fields[4 : 4 + 2 * int(fields[3], 16) : 2])
+        number = self._senses[words[0].lower()].index(place) + 1
+        return Synset(f"n{place:08d}", f"{words[0].lower()}.n.{number:02d}", words, gloss.strip())
+
+
+def squeezed(word: str) -> str:
+    """A word's letters and digits, in lower case and without accents."""
+    plain = unicodedata.normalize("NFKD", word).casefold()
+    return "".join(c for c in plain if c.isalnum())
+
+
+def _lines(data: bytes) -> list[str]:
+    """Without the licence, whose lines begin with blanks."""
+    return [line for line in data.decode().splitlines() if line and line[0] != " "]
+
+
+@lru_cache(maxsize=1)
+def open_wordnet() -> WordNet:
+    """WordNet from the first of its sources that is whole. Raises DataError D-20, which names every way to get it."""
+    cache = cache_folder() / "wordnet"
+    ways: list[tuple[str, Callable[[], WordNet]]] = [
+        (f"index.noun, data.noun and noun.exc in {cache}", lambda: read_wordnet(cache)),
+        (f"the Debian package {_DEBIAN_PACKAGE}, installed (in {DEBIAN_FOLDER})", lambda: read_wordnet(DEBIAN_FOLDER)),
+        ("nltk's data (python -m nltk.downloader wordnet)", _of_nltk),
+    ]
+    if download.allowed():
+        ways += [
+            (f"a download of {_URL}", lambda: _of_princeton(cache)),
+            (
+                f"apt-get download {_DEBIAN_PACKAGE}, unpacked into the cache",
+                lambda: read_wordnet(download.debian_package(_DEBIAN_PACKAGE, DEBIAN_FOLDER, cache), _IN_DEBIAN),
+            ),
+        ]
+    tried = []
+    for way, get in ways:
+        try:
+            return get()
+        except (OSError, EOFError, KeyError, zipfile.BadZipFile, tarfile.TarError, download.NotOurs) as error:
+            tried.append(f"{way}: {download.why(error)}")
+    raise download.none_answered("wordnet", tried)
+
+
+def read_wordnet(folder: Path, sha256: dict[str, str] | None = None) -> WordNet:
+    """The WordNet in a folder. Raises OSError, or NotOurs where its files are not those of these hashes, or no WordNet."""
+    files = {name: (folder / name).read_bytes() for name in FILES}
+    for name, wanted in (sha256 or {}).items():
+        if hashlib.sha256(files[name]).hexdigest() != wanted:
+            raise download.NotOurs(f"{name} has another SHA-256 than the published file")
+    return WordNet(files)
+
+
+def _of_nltk() -> WordNet:
+    """As nltk's downloader leaves it, as a folder or an archive."""
+    named = [Path(place) for place in os.environ.get("NLTK_DATA", "").split(os.pathsep) if place]
+    usual = [
+        Path.home() / "nltk_data",
+        *(Path(place, "nltk_data") for place in (sys.prefix, "/usr/share", "/usr/local/share")),
+    ]
+    for corpora in (place / "corpora" for place in (*named, *usual)):
+        if (folder := corpora / "wordnet").is_dir():
+            return read_wordnet(folder)
+        if (archive := corpora / "wordnet.zip").is_file():
+            with zipfile.ZipFile(archive) as opened:
+                return WordNet({name: opened.read(f"wordnet/{name}") for name in FILES})
+    raise FileNotFoundError(2, f"no corpora/wordnet in {', '.join(map(str, (*named, *usual)))}")
+
+
+def _of_princeton(cache: Path) -> WordNet:
+    archive = download.file(_URL, _SHA256, cache / Path(_URL).name)
+    with tarfile.open(archive) as tar:
+        for name in FILES:
+            member = tar.extractfile(f"WordNet-3.0/dict/{name}")
+            (cache / name).write_bytes(member.read() if member else b"")
+    archive.unlink()
+    return read_wordnet(cache)

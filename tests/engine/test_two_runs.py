@@ -1,0 +1,211 @@
+"""Masked pretraining, then weak supervision, by one command: it goes on in either run to the same bits."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from small_runs import FORKSERVER, PLAIN_FLAGS, TINY
+from tutelage.api import run, settings_for
+from tutelage.cli import main
+from tutelage.data.wordnet import open_wordnet
+from tutelage.engine.settings import RunSettings, read_settings
+from tutelage.errors import SettingsError
+from wordnets import write_wordnet
+
+STEPS = 12
+WORDS = ["boot", "sneaker", "mice", "head", "brownbear", "box", "café", "tshirt"]
+
+
+@pytest.fixture(scope="module")
+def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tags of the digits, which tell more or less the class, and the WordNet they need."""
+    folder = tmp_path_factory.mktemp("tags")
+    write_wordnet(folder / "cache" / "wordnet")
+    from sklearn.datasets import load_digits
+
+    labels, rng = load_digits().target, np.random.default_rng(0)
+    rows = [
+        f"digits/{k:05d},{WORDS[c % 8] if rng.random() < 0.8 else ''} {rng.choice(WORDS)}" for k, c in enumerate(labels)
+    ]
+    (folder / "tags.csv").write_text("\n".join(["path,tags", *rows]))
+    return folder / "tags.csv"
+
+
+@pytest.fixture(autouse=True)
+def nouns(tags: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tags.parent / "cache"))
+    open_wordnet.cache_clear()
+    yield
+    open_wordnet.cache_clear()
+
+
+def settings(tags: Path, recipe: str = "pre-pretraining-quickstart", **changes: Any) -> RunSettings[Any]:
+    """12 steps of tags, after 0.3 epochs of MAE: some 6 steps of 64 pictures."""
+    small = {name: value for name, value in TINY.items() if name not in ("method", "epochs")}
+    if recipe == "pre-pretraining-quickstart":
+        changes = {"first_epochs": 0.3, **changes}
+    return settings_for(recipe, **small, tags=str(tags), steps=STEPS, save_steps=2, workers=0, **changes)
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    last = max((out / "checkpoints").glob("step-*"))
+    return {file.name: file.read_bytes() for file in last.glob("*.safetensors")} | {"step": last.name.encode()}
+
+
+@pytest.fixture(scope="module")
+def whole(tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUTELAGE_CACHE", str(tags.parent / "cache"))
+        out = tmp_path_factory.mktemp("whole") / "run"
+        run(settings(tags), out, quiet=True)
+    return out
+
+
+def test_the_second_run_begins_with_the_encoder_of_the_first(whole: Path, tags: Path, tmp_path: Path) -> None:
+    first = read_settings(whole / "first" / "settings.json")
+    assert (
+        first.recipe == "mae-quickstart" and first.epochs == 0.3 and first.backbone.width == 16 and first.tags is None
+    )
+    assert read_settings(whole / "settings.json").init == str(whole / "first")
+    apart = tmp_path / "apart"
+    run(settings(tags, "weakly-supervised-quickstart", init=str(whole / "first")), apart, quiet=True)
+    assert weights(apart) == weights(whole)
+    run(settings(tags, "weakly-supervised-quickstart"), tmp_path / "fresh", quiet=True)
+    assert weights(tmp_path / "fresh") != weights(whole)
+
+
+@pytest.mark.parametrize("where", ["in the first", "between", "in the second"])
+def test_it_goes_on_to_the_same_bits(where: str, whole: Path, tags: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    if where == "in the second":
+        shutil.copytree(whole, out)
+        shutil.rmtree(max((out / "checkpoints").glob("step-*")))
+        shutil.rmtree(out / "encoder")
+    else:
+        shutil.copytree(whole / "first", out / "first")
+    if where == "in the first":
+        shutil.rmtree(max((out / "first" / "checkpoints").glob("step-*")))
+        shutil.rmtree(out / "first" / "encoder")
+        events = (out / "first" / "events.jsonl").read_text().splitlines()
+        (out / "first" / "events.jsonl").write_text("\n".join(e for e in events if '"finished"' not in e) + "\n")
+    run(settings(tags), out, quiet=True)
+    assert weights(out) == weights(whole) and weights(out / "first") == weights(whole / "first")
+
+
+def test_a_first_run_that_is_finished_is_not_run_again(whole: Path, tags: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, out := tmp_path / "moved")
+    before = {file: file.stat().st_mtime_ns for file in (out / "first").rglob("*") if file.is_file()}
+    run(settings(tags), out, quiet=True)
+    assert {file: file.stat().st_mtime_ns for file in (out / "first").rglob("*") if file.is_file()} == before
+
+
+def test_a_file_stop_in_the_run_folder_stops_the_first_run(tags: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "STOP").touch()
+    assert run(settings(tags), out, quiet=True).stopped
+    assert (
+        not (out / "STOP").exists()
+        and not (out / "settings.json").exists()
+        and (out / "first" / "checkpoints").exists()
+    )
+
+
+@pytest.mark.slow
+def test_killed_in_either_run_it_ends_with_the_same_bits(whole: Path, tags: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for place in (out / "first", out):
+        process = FORKSERVER.Process(target=begin, args=(tags, out))
+        process.start()
+        wait_for_lines(place / "metrics.jsonl", 3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    run(settings(tags), out, quiet=True)
+    assert weights(out) == weights(whole) and weights(out / "first") == weights(whole / "first")
+
+
+@pytest.mark.slow
+def test_two_processes_run_both(tags: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tutelage",
+        "pretrain",
+    ]
+    words += [
+        "pre-pretraining-quickstart",
+        "--data=digits",
+        f"--tags={tags}",
+        "--steps=6",
+        "--first-epochs=0.3",
+        *PLAIN_FLAGS,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*words, f"--out={out}"], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for place in (out / "first", out):
+        assert json.loads((place / "environment.json").read_text())["processes"] == 2
+        assert (place / "encoder").is_dir() and (place / "report.html").is_file()
+
+
+def test_every_word_is_in_a_table_of_the_run_folder(whole: Path) -> None:
+    lines = (whole / "tags.csv").read_text().splitlines()
+    assert lines[0] == '"word","pictures","meanings","classes","told"'
+    assert len(lines) == 1 + len(WORDS)
+    assert any(line.startswith('"sneaker",') and '"gym_shoe.n.01|fink.n.01","a canvas shoe"' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--first=nothing"], "C-03"),
+        (["--tags=nowhere.csv"], "D-13"),
+    ],
+)
+def test_bad_words_are_refused(words: list[str], code: str, tags: Path, tmp_path: Path, capsys) -> None:
+    begin = [
+        "pretrain",
+        "pre-pretraining-quickstart",
+        "--data=digits",
+        f"--tags={tags}",
+        "--first-epochs=0.1",
+        *PLAIN_FLAGS,
+    ]
+    assert main([*begin, *words, f"--out={tmp_path / 'run'}"]) != 0
+    assert code in capsys.readouterr().err
+
+
+def test_settings_that_need_the_other_are_refused(tags: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="C-28"):
+        run(settings(tags, "weakly-supervised-quickstart", first_epochs=1.0), tmp_path / "run", quiet=True)
+    with pytest.raises(SettingsError, match="C-27"):
+        run(settings_for("mae-quickstart", data="digits", tags=str(tags)), tmp_path / "run", quiet=True)
+
+
+def begin(tags: Path, out: Path) -> None:
+    """In a process of its own."""
+    os.environ["TUTELAGE_CACHE"] = str(tags.parent / "cache")
+    run(settings(tags), out, quiet=True)
+
+
+def wait_for_lines(file: Path, count: int) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if file.exists() and file.read_text().count("\n") >= count:
+            return
+        time.sleep(0.01)
+    raise TimeoutError(str(file))
