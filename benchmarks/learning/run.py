@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,32 +43,42 @@ def run_table(args: argparse.Namespace) -> None:
     seeds = [(seed, i, row) for i, row in enumerate(rows) for seed in args.seeds or row.seeds]
     wanted = sorted(seeds, key=lambda job: job[:2])
     have = {line["key"] for line in lines(HERE / f"{args.scale}.jsonl")}
-    missing = [(seed, row) for seed, _, row in wanted if key(args.table, row, seed) not in have]
+    missing = [key(args.table, row, seed) for seed, _, row in wanted if key(args.table, row, seed) not in have]
     print(f"{args.table}: {len(wanted) - len(missing)} of {len(wanted)} runs are judged", flush=True)
+    begun = {f"{row.init}{seed}" for seed, _, row in wanted if row.init and key(args.table, row, seed) in missing}
+    lost = sorted(first for first in begun - {*missing} if not Path(args.out, first, "encoder").exists())
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
 
-    def one(job: tuple[int, Row]) -> int:
-        name = key(args.table, job[1], job[0])
+    def one(name: str) -> int:
         log = Path(args.out, f"{name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
         with log.open("a") as file:
             code = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False).returncode
-        print(f"{name}: {'judged' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
+        print(f"{name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
         return code
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        sys.exit(max(pool.map(one, missing), default=0))
+        firsts = [name for name in missing if name in begun]  # what others begin from comes before them
+        for names in ([*lost, *firsts], [name for name in missing if name not in begun]):
+            if code := max(pool.map(one, names), default=0):
+                sys.exit(code)
 
 
 def run_one(args: argparse.Namespace) -> None:
-    """One row with one seed: pretrain or go on, judge, append the line."""
+    """One row with one seed: pretrain or go on, judge, append the line; where there is a line and the run was lost, only run."""
     name, _, digits = args.one.rpartition("/")
-    row, seed = next(row for row in TABLES[args.table] if name_of(args.table, row) == f"{name}/"), int(digits)
+    rows = ((table, row) for table in (args.table, *TABLES) for row in TABLES[table])
+    row, seed = next(row for table, row in rows if name_of(table, row) == f"{name}/"), int(digits)
+    judged = any(line["key"] == args.one for line in lines(HERE / f"{args.scale}.jsonl"))
     data = {"glyphs": args.glyphs, "stamps": args.stamps}.get(row.data, row.data)
     out = Path(args.out, args.one)
     line: dict[str, Any] = {"key": args.one, "table": args.table, "row": asdict(row), "seed": seed}
+    if judged:
+        row = replace(row, judge="nothing")
     line |= unchanged(row, seed, data, out, args) if row.pictures == 0 else trained(row, seed, data, out, args)
+    if judged:
+        return
     line |= {"machine": machine(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     with (HERE / f"{args.scale}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
