@@ -66,7 +66,7 @@ def run_table(args: argparse.Namespace) -> None:
 
 
 def run_one(args: argparse.Namespace) -> None:
-    """One row with one seed: pretrain or go on, judge, append the line; where there is a line and the run was lost, only run."""
+    """One row with one seed: pretrain or go on, judge, append the line; a lost run that has a line is only run."""
     name, _, digits = args.one.rpartition("/")
     rows = ((table, row) for table in (args.table, *TABLES) for row in TABLES[table])
     row, seed = next(row for table, row in rows if name_of(table, row) == f"{name}/"), int(digits)
