@@ -255,7 +255,7 @@ def _few_speed() -> list[Row]:
 
 
 def _few() -> list[Row]:
-    """Every method for as long as Semi-MAE takes over its 100,000 pictures, by the table of their speeds; MAE for half of it."""
+    """Every method for as long as Semi-MAE takes over 100,000 pictures, by the table of speeds; MAE for half of that."""
     pictures = {
         "supervised": 165_000, "FixMatch": 137_000, "Semi-MAE": 100_000, "Semi-MAE (PseudoMAE)": 73_000, "MAE": 92_000,
     }  # fmt: skip
