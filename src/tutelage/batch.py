@@ -24,10 +24,10 @@ class Stream(NamedTuple):
     """Rows of mask keys for each picture; one for each view when 0."""
     labels: Literal["any", "known", "unknown", "tagged"] = "any"
     """Whether its pictures are those with a label, those without, those with a tag, or all."""
-    oversample: float = 0.0
-    """Pictures with tags that less than this share of the pictures have come several times in an epoch."""
     share: int = 1
     """Its part of a batch: that much of the sum of all streams' shares."""
+    oversample: float = 0.0
+    """Pictures with tags that less than this share of the pictures have come several times in an epoch."""
 
     @property
     def num_keys(self) -> int:
