@@ -305,11 +305,11 @@ def _next(settings: RunSettings[Any], folder: Path, finished: engine.Finished) -
     """What to type after a run."""
     if not finished.labelled:
         return f"export {folder} --out DIR"
-    judged = next((name for name, file in _JUDGED.items() if (folder / file).exists()), "knn")
+    judged = next((name for file, name in _JUDGED.items() if (folder / file).exists()), "knn")
     return f"evaluate {'knn' if settings.method.annotation == 'tags' else judged} {folder} --data {settings.data}"
 
 
-_JUDGED = {"classifier": "classifier", "segmentation": "segmenter", "detection": "detector"}
+_JUDGED = {"classifier": "classifier", "joint": "classifier", "segmenter": "segmentation", "detector": "detection"}
 """By which protocol a run is judged that wrote this folder."""
 
 

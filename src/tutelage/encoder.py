@@ -226,6 +226,14 @@ def encode(
     return Tokens(x[:, 0].reshape(b, folds, d), x[:, 1:].reshape(b, t, d))
 
 
+def embedded(vit: VisionTransformer, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n1 d"]:
+    """What the first block gets of whole pictures: the class token, then a token for each patch."""
+    x = vit.patch_embed(pictures)
+    cls, places = _positions(vit)
+    x = x if places is None else x + places
+    return vit.norm_pre(torch.cat([cls.expand(len(x), -1, -1), x], dim=1))  # type: ignore[no-any-return]
+
+
 def _positions(vit: VisionTransformer) -> tuple[Float[Tensor, "1 1 d"], Float[Tensor, "1 n d"] | None]:
     """The class token with its position, and those of the patches (DeiT III has none for the class token)."""
     if vit.pos_embed is None or vit.no_embed_class:

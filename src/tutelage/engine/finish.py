@@ -11,9 +11,11 @@ from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.engine.watch import Watch
 from tutelage.export import write_timm
+from tutelage.joint import write_joint
 from tutelage.method import Method
 from tutelage.methods.detection import Detection
 from tutelage.methods.segmentation import Segmentation
+from tutelage.methods.semiformer import Semiformer
 from tutelage.segmenter import Segmenter, write_segmenter
 
 
@@ -57,5 +59,8 @@ def finish(
         detector = Detector(method, statistics, size, short, data.channels, classes, ids, "")
         difference = write_detector(detector, run.path / "detector", settings.backbone, pictures)
         run.event("exported", folder="detector", largest_difference=difference)
+    if isinstance(method, Semiformer):
+        two = (settings.backbone, statistics, data.channels, classes, pictures)
+        run.event("exported", folder="joint", largest_difference=write_joint(method, run.path / "joint", *two))
     watch.draw(method, clock, statistics, run.path / "pictures")
     run.event("finished", step=clock.step, peak_memory=peak_memory(numerics.device))

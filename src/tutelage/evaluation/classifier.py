@@ -13,7 +13,7 @@ from tutelage.evaluation.features import Say, logits_of
 from tutelage.evaluation.linear import share
 from tutelage.evaluation.parts import Parts, asked, labelled_parts
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
-from tutelage.export import Encoder, load_classifier
+from tutelage.joint import Classifier, load_any_classifier
 
 VERSION = 1
 """Goes up when the protocol's numbers change."""
@@ -38,7 +38,7 @@ def evaluate_classifier(
     """
     start = time.perf_counter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier, opened = load_classifier(where), open_data(data, labels=labels)
+    classifier, opened = load_any_classifier(where), open_data(data, labels=labels)
     parts, notes = _every(opened) if all_pictures else labelled_parts(opened)
     columns, restricted = columns_of(classifier, where, parts.test, data)
     classifier.vit.to(device)
@@ -63,7 +63,7 @@ def evaluate_classifier(
 
 
 def columns_of(
-    classifier: Encoder, where: str, pictures: Pictures, data: str
+    classifier: Classifier, where: str, pictures: Pictures, data: str
 ) -> tuple[Int[Tensor, " classes"], list[str]]:
     """Which logit each class of the pictures has, and a note where they are fewer. Raises DataError D-26."""
     number = {name: k for k, name in enumerate(classifier.classes)}

@@ -16,6 +16,7 @@ from tutelage.data.streams import eval_batches
 from tutelage.encoder import create_vit, fix_positions, grid_of, initialise, is_relative
 from tutelage.errors import DataError
 from tutelage.export import Encoder, model_arguments
+from tutelage.joint import Classifier
 
 MAX_PIXEL_SIDE = 32
 """Raw pixels are compared at this many pixels a side or fewer: 224 pixels would be 150,528 numbers a picture."""
@@ -78,7 +79,7 @@ def tokens_of(encoder: Encoder, views: Tensor) -> Tokens:
 
 @torch.no_grad()
 def logits_of(
-    classifier: Encoder, pictures: Pictures, *, device: torch.device | str, workers: int, say: Say | None = None
+    classifier: Classifier, pictures: Pictures, *, device: torch.device | str, workers: int, say: Say | None = None
 ) -> Iterator[tuple[Batch, Float[Tensor, "b classes"]]]:
     """What a classifier says of each picture in its plain view, a batch at a time, in order; its `vit` gives logits."""
     done = 0

@@ -13,7 +13,7 @@ from tutelage.data.index import Data, Pictures
 from tutelage.detector import Detector
 from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Features
-from tutelage.export import Encoder
+from tutelage.joint import Classifier
 from tutelage.segmenter import Segmenter
 
 
@@ -122,7 +122,7 @@ def refuse_other_classes(where: str, own: tuple[str, ...], does: str, data: str,
         )
 
 
-def asked(where: str, encoder: Encoder | Segmenter | Detector, data: Data, parts: Parts) -> dict[str, Any]:
+def asked(where: str, encoder: Classifier | Segmenter | Detector, data: Data, parts: Parts) -> dict[str, Any]:
     """What every evaluation tells of whom it asked about which pictures."""
     return {
         "encoder": where,

@@ -14,10 +14,10 @@ from tutelage.data.index import Pictures, open_data
 from tutelage.durable import write_whole
 from tutelage.errors import MachineError
 from tutelage.evaluation.features import Say, logits_of
+from tutelage.joint import Classifier, load_any_classifier
 from tutelage.pictures import show
 from tutelage.sheet import BAD, GOOD, QUIET, Cell, save, sheet
 from tutelage.tables import Entry, csv_text, plain
-from tutelage.transfer import Encoder, load_classifier
 
 TOP = 3
 """Classes that are told of each picture, the most probable first."""
@@ -51,7 +51,7 @@ def predict(
     Raises CheckpointError K-07 where there is no classifier, what `open_data` raises, MachineError R-03.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = load_classifier(where)
+    classifier = load_any_classifier(where)
     classifier.vit.to(device)
     opened = open_data(data, holdout=0.0)
     pictures = opened.everything
@@ -84,7 +84,7 @@ def table(predictions: list[Prediction]) -> str:
 
 
 def _predictions(
-    classifier: Encoder, pictures: Pictures, device: torch.device | str, workers: int, say: Say | None
+    classifier: Classifier, pictures: Pictures, device: torch.device | str, workers: int, say: Say | None
 ) -> Iterator[tuple[Prediction, Float[Tensor, "c h w"]]]:
     """In order, each with the picture as the classifier sees it, in 0..1."""
     k, i = min(TOP, len(classifier.classes)), 0

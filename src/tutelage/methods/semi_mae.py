@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,9 +21,9 @@ from tutelage.encoder import with_head
 from tutelage.errors import SettingsError
 from tutelage.heads import Pool, check_classes_shown, classify, linear_head
 from tutelage.losses import cross_entropy
-from tutelage.method import Method, MethodSettings, Output, seen
+from tutelage.method import Method, MethodSettings, Output, branch_around, nothing_of, seen
 from tutelage.mixing import mix_pairs, mixed_targets, neighbours_of, pair_weights
-from tutelage.precision import wide
+from tutelage.pseudo_labels import Guesses, guessed, guessed_cross_entropy
 from tutelage.teacher import EMATeacher, TeacherSettings, check_teacher
 
 B = TypeVar("B", bound=MethodSettings)
@@ -100,16 +100,6 @@ class SemiMAESettings(MethodSettings, Generic[B]):
         return SemiMAE(self, vit, num_classes)
 
 
-class Guesses(NamedTuple):
-    """What is guessed of the unlabelled pictures."""
-
-    classes: Int[Tensor, " b"]
-    confidence: Float[Tensor, " b"]
-    """The probability of the class."""
-    sure: Bool[Tensor, " b"]
-    """Those whose probability is above the threshold."""
-
-
 class Asked(NamedTuple):
     """What the strong views are to be named."""
 
@@ -132,10 +122,7 @@ class SemiMAE(Method):
         self.student = vit
         self.head = linear_head(vit.embed_dim, num_classes)
         if settings.branch:
-            self.branch = settings.branch.build(vit)
-            # The branch works on the same encoder; its weights belong to this module, and are counted and saved once.
-            del self.branch.student
-            self.branch.__dict__["student"] = vit
+            self.branch = branch_around(vit, settings.branch)
         if settings.teacher:
             self.teacher = EMATeacher(settings.teacher, encoder=vit, head=self.head)
 
@@ -155,7 +142,7 @@ class SemiMAE(Method):
             loss = loss + s.unlabelled_weight * parts["unlabelled"]
             found |= seen(guesses=guesses.classes, sure=guesses.sure, guessed_labels=unlabelled.labels)
         if s.branch and warming and not s.warmup_branch:
-            loss = loss + _nothing_of(self.branch)
+            loss = loss + nothing_of(self.branch)
         elif s.branch:
             output = self.branch({"train": self._for_the_branch(unlabelled)}, clock)
             parts |= {f"branch_{name}" if name in parts else name: part for name, part in output.parts.items()}
@@ -206,8 +193,7 @@ class SemiMAE(Method):
     def guess(self, weak: Float[Tensor, "b c h w"]) -> Guesses:
         """The most probable class of each picture, and whether it is probable enough."""
         logits = self.classify(weak, teacher=self.settings.guesses_by == "teacher")
-        best = F.softmax(wide(logits), dim=-1).max(dim=-1)
-        return Guesses(best.indices, best.values, best.values > self.settings.threshold)
+        return guessed(logits, self.settings.threshold)
 
     @torch.no_grad()
     def ask(self, unlabelled: Batch, guesses: Guesses) -> Asked:
@@ -226,16 +212,3 @@ class SemiMAE(Method):
         """The weak view in place of the branch's first, and the others and the keys that it asked for."""
         views = (unlabelled.views[0], *unlabelled.views[2:])
         return replace(unlabelled, views=views, keys=unlabelled.keys[: len(unlabelled.keys) - self.settings.mixes])
-
-
-def guessed_cross_entropy(
-    logits: Float[Tensor, "b classes"], targets: Float[Tensor, "b classes"], sure: Bool[Tensor, " b"]
-) -> Float[Tensor, ""]:
-    """(1 / N_u) sum_i sure_i H(target_i, softmax(logits_i)): all unlabelled pictures count, not the sure ones (eq. 2)."""
-    losses = F.cross_entropy(wide(logits), targets, reduction="none")
-    return (losses * sure).mean()
-
-
-def _nothing_of(module: nn.Module) -> Float[Tensor, ""]:
-    """0, with a gradient of zeros for every parameter: so that each has one in every step, on every process."""
-    return 0.0 * torch.stack([p.sum() for p in module.parameters() if p.requires_grad]).sum()
