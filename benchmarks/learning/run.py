@@ -1,6 +1,6 @@
 """Run a table of the learning bench: pretrain each row with each seed, judge it, append a line to the results.
 
-    .venv/bin/python benchmarks/learning/run.py TABLE --out RUNS [--glyphs FOLDER] [--stamps FOLDER] [--jobs 2]
+    .venv/bin/python benchmarks/learning/run.py TABLE --out RUNS [--glyphs FOLDER] [--stamps FOLDER] [--tags FILE] [--jobs 2]
 
 Interrupt it at will: the same command goes on, with runs where they stopped and without those that have a line. Jobs share
 the processors; on a GPU there is one. The lines are in benchmarks/learning/<scale>.jsonl, one for each row and seed, with
@@ -103,7 +103,8 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
         "metrics": metrics[:: max(1, len(metrics) // 40)],
         "monitors": lines(run / "monitors.jsonl"),
         # Where things lay on the machine is nobody's business: the row says what was begun from, and on which set.
-        "settings": json.loads((run / "settings.json").read_text()) | {"init": row.init or None, "data": row.data},
+        "settings": json.loads((run / "settings.json").read_text())
+        | {"init": row.init or None, "data": row.data, "tags": "hashtags.py" if row.tags else None},
         "environment": {
             name: value
             for name, value in json.loads((run / "environment.json").read_text()).items()
@@ -113,8 +114,9 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
 
 
 def begun_from(row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The setting that names the run with the same seed that a row begins from."""
-    return {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
+    """The settings that name the run with the same seed that a row begins from, and the tags that it learns."""
+    init = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
+    return init | ({"tags": args.tags} if row.tags else {})
 
 
 def unchanged(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -172,6 +174,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True, help="where runs are kept")
     parser.add_argument("--glyphs", default="glyphs", help="the folder that glyphs.py made")
     parser.add_argument("--stamps", default="stamps", help="the folder that downstream/stamps.py made")
+    parser.add_argument("--tags", default="tags.csv", help="the table that hashtags.py made")
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--rows", nargs="*", default=(), help="only these rows")

@@ -29,6 +29,8 @@ class Row:
     init: str = ""
     """Start from the encoder of the run with this key and the same seed, a row of a table that was run before."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    tags: bool = False
+    """Learn from the tags of hashtags.py."""
     of: str = ""
     """The table whose run it is, where another table shows it again."""
 
@@ -234,6 +236,7 @@ FEW: dict[str, tuple[str, dict[str, Any]]] = {
     "FixMatch": ("fixmatch-quickstart", ENCODER),
     "Semi-MAE": ("semi-mae-quickstart", _BRANCH),
     "Semi-MAE (PseudoMAE)": ("semi-mae-pseudomae-quickstart", _BRANCH),
+    "Semiformer": ("semiformer-quickstart", merged(ENCODER, {"method": {"conv": "resnet10t"}})),
 }
 """The quick-starts with few labels at the small size, and MAE, which one of them may begin from."""
 
@@ -258,6 +261,7 @@ def _few() -> list[Row]:
     """Every method for as long as Semi-MAE takes over 100,000 pictures, by the table of speeds; MAE for half of that."""
     pictures = {
         "supervised": 165_000, "FixMatch": 137_000, "Semi-MAE": 100_000, "Semi-MAE (PseudoMAE)": 73_000, "MAE": 92_000,
+        "Semiformer": 100_000,
     }  # fmt: skip
     first = Row("MAE, the first half", FEW["MAE"][0], pictures=pictures["MAE"], changes=FEW["MAE"][1])
     rows = [
@@ -271,7 +275,7 @@ def _few() -> list[Row]:
         )
         for labels in FEW_LABELS
         for method, (recipe, size) in FEW.items()
-        if method != "MAE"
+        if method != "MAE" and (method != "Semiformer" or labels == "250")
     ]
     second = [
         replace(row, name=f"MAE, then {row.name}", pictures=row.pictures // 2, init=name_of("few", first))
@@ -286,6 +290,55 @@ def _few() -> list[Row]:
         if row.name == "Semi-MAE, 250"
     ]
     return [first, *rows, *second, *other]
+
+
+WIDTHS = {32: 2, 64: 4}
+"""And so many heads."""
+EPOCH = {"MAE": 54_000, "tags": 46_000}
+"""Training pictures, and those with a tag, about."""
+
+
+def _hashtags() -> list[Row]:
+    """MAE for 0, 0.1 and 1 epochs, then tags for 0.1, 1 and 3, at two widths; MAE alone and untrained beside them."""
+    rows = []
+    for width, heads in WIDTHS.items():
+        size = merged(ENCODER, {"backbone": {"width": width, "heads": heads}})
+        mae = merged(size, {"method": {"decoder": {"width": 64, "depth": 2, "heads": 4}}})
+        rows.append(Row(f"width {width}, untrained", "mae-quickstart", pictures=0, changes=mae))
+        firsts = [
+            Row(f"width {width}, MAE {before:g}", "mae-quickstart", pictures=round(before * EPOCH["MAE"]), changes=mae)
+            for before in (0.1, 1)
+        ]
+        rows += firsts
+        rows += [
+            Row(
+                f"{first.name if first else f'width {width}'}, tags {after:g}",
+                "weakly-supervised-quickstart",
+                pictures=round(after * EPOCH["tags"]),
+                changes=size,
+                init=name_of("hashtags", first) if first else "",
+                tags=True,
+            )
+            for first in (None, *firsts)
+            for after in (0.1, 1, 3)
+        ]
+    return rows
+
+
+def _hashtags_finetuned() -> list[Row]:
+    """Classifiers on from the encoders of the table hashtags, with a tenth of the labels."""
+    return [
+        replace(
+            row,
+            recipe="finetune-quickstart",
+            pictures=27_000,
+            changes={"backbone": row.changes["backbone"], "labels": "10%"},
+            judge="classifier",
+            init=name_of("hashtags", row) if row.pictures else "",
+            tags=False,
+        )
+        for row in _hashtags()
+    ]
 
 
 _STAMPS: dict[str, Any] = {"backbone": {"image_size": 128, "patch_size": 16, "width": 128, "depth": 6, "heads": 4}}
@@ -365,5 +418,7 @@ TABLES = {
     "detect": _detect(),
     "few-speed": _few_speed(),
     "few": _few(),
+    "hashtags": _hashtags(),
+    "hashtags-finetuned": _hashtags_finetuned(),
 }
 """By the name that run.py takes."""
