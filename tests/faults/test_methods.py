@@ -13,7 +13,10 @@ from worlds import STEPS, begin, begin_world, digest, ended, events, fingerprint
 
 OTHERS = [
     "semi-mae",  # two streams and a branch: the one that `make test` tries
-    *(pytest.param(name, marks=pytest.mark.long) for name in ("sdae", "rc-mae", "lomar", "fixmatch", "supervised")),
+    *(
+        pytest.param(name, marks=pytest.mark.long)
+        for name in ("sdae", "rc-mae", "lomar", "fixmatch", "semiformer", "supervised")
+    ),
 ]
 
 
@@ -37,7 +40,7 @@ def test_kills_and_signals_change_no_bit(method: str, tmp_path: Path, amount, fi
 
 @pytest.mark.long
 @pytest.mark.parametrize("place", ["gradient", "pictures"])
-@pytest.mark.parametrize("method", ["rc-mae", "lomar", "supervised", "fixmatch", "semi-mae"])
+@pytest.mark.parametrize("method", ["rc-mae", "lomar", "supervised", "fixmatch", "semi-mae", "semiformer"])
 def test_a_number_that_is_not_finite_is_left_out(method: str, place: str, tmp_path: Path) -> None:
     """By both of two processes, though one alone met it."""
     out, step = tmp_path / "run", 17
