@@ -17,7 +17,7 @@ from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
 from tutelage.engine.launch import launched
 from tutelage.engine.settings import RunSettings, differences, explain, read_settings, settings_class
-from tutelage.errors import SettingsError, Stopped, no_memory, printable
+from tutelage.errors import SettingsError, Stopped, TutelageError, no_memory, printable
 from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.predict_masks import predict_masks
@@ -250,19 +250,25 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
     folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
     if not settings.first:
         return _one(settings, folder, quiet=quiet)
-    before = folder / "first"
+    before, first = folder / "first", first_stage(settings)
     with launched(settings.device):  # both runs in one process group
-        first = first_stage(settings)
         if not _is_finished(first, before):
-            finished = _one(first, before, quiet=quiet, within=(folder,))
+            engine.prepared(settings, folder)  # what is wrong with the second run is said before the first is trained
+            try:
+                finished = _one(first, before, quiet=quiet, stops=(folder,), following="the run that begins with it")
+            except TutelageError as error:
+                raise first_stage_error(settings, error) from error
             if finished.stopped:
                 return finished
-        return _one(settings.model_copy(update={"init": str(before), "init_teacher": None}), folder, quiet=quiet)
+        return _one(settings, folder, quiet=quiet, stops=(before,))
 
 
-def _one(settings: RunSettings[Any], folder: Path, *, quiet: bool, within: tuple[Path, ...] = ()) -> engine.Finished:
+def _one(
+    settings: RunSettings[Any], folder: Path, *, quiet: bool, stops: tuple[Path, ...] = (), following: str = ""
+) -> engine.Finished:
+    """One run, its report, and what to type next, unless another is `following`."""
     try:
-        finished = engine.pretrain(settings, folder, quiet=quiet, within=within)
+        finished = engine.pretrain(settings, folder, quiet=quiet, stops=stops)
     except Exception as error:
         if no_memory(error):
             raise settings.too_large(error) from error
@@ -274,24 +280,35 @@ def _one(settings: RunSettings[Any], folder: Path, *, quiet: bool, within: tuple
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(printable(f"done    {folder} · report {report}"), markup=False)
         console.print(f"verdict {_verdict_on(folder)}", markup=False)
-        following = (
-            "the next run begins with its encoder" if within else f"tutelage {_next(settings, folder, finished)}"
-        )
-        console.print(printable(f"next    {following}"), markup=False)
+        told = following or f"tutelage {_next(settings, folder, finished)}"
+        console.print(printable(f"next    {told}"), markup=False)
     return finished
 
 
 def first_stage(settings: RunSettings[Any]) -> RunSettings[Any]:
     """The settings of the run that comes before: its recipe's, on the same pictures with the same backbone and machine."""
     recipe: RunSettings[Any] = recipes.load(settings.first or "")
-    same = (
-        "data", "labels", "share", "seed", "holdout", "normalisation", "init", "init_teacher",
+    if recipe.first:
+        raise SettingsError(
+            "C-28", f"{settings.first} has a first run itself.", todo="Run it by itself, and use --init RUN."
+        )
+    same = [
+        "data", "labels", "share", "seed", "holdout", "normalisation", "init", "init_teacher", "micro_batch",
         "device", "precision", "workers", "save_steps", "log_steps", "monitors", "stuck_minutes",
-    )  # fmt: skip
+    ]  # fmt: skip
+    same += ["tags", "tagging"] if recipe.method.annotation == "tags" else []
     changes: dict[str, Any] = {name: getattr(settings, name) for name in same}
     changes["backbone"] = settings.backbone.model_copy(update={"drop_path": recipe.backbone.drop_path})
     changes["epochs"] = settings.first_epochs or recipe.epochs
+    changes["batch_size"] = settings.first_batch_size or recipe.batch_size
     return recipe.model_copy(update=changes)
+
+
+def first_stage_error(settings: RunSettings[Any], error: TutelageError) -> TutelageError:
+    """An error of the first run, with the options that are its own."""
+    said = str(error).removeprefix(f"{error.code}: ")
+    own = "Of the first run's options two are its own: --first-epochs and --first-batch-size."
+    return type(error)(error.code, f"in the first run, of {settings.first}: {said}", todo=own)
 
 
 def _is_finished(settings: RunSettings[Any], folder: Path) -> bool:

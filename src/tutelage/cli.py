@@ -43,6 +43,9 @@ COMMON = (
 )  # fmt: skip
 
 
+_FIRST = ("first", "first_epochs", "first_batch_size")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors are a line on standard error, without a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -188,7 +191,8 @@ def _train(default: "RunSettings[Any]", words: list[str], out: str | None, comma
 
     if "--help" in words or "-h" in words:
         print(f"usage: tutelage {command} --data DATA [options]\n")
-        print("\n".join(help_lines(type(default), COMMON, default)))
+        own = (*(["tags"] if default.method.annotation == "tags" else []), *(_FIRST if default.first else []))
+        print("\n".join(help_lines(type(default), (*COMMON, *own), default)))
         for name, text in ({"out": "The run folder (runs/<recipe>-<data name>)"} | more).items():
             print(f"  {f'--{name}':<17} {text}")
         print("\nall options of this recipe: --help-all")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tutelage.config import Settings, read_json
 from tutelage.data.index import Statistics
 from tutelage.encoder import BackboneSettings, build_vit
-from tutelage.errors import CheckpointError
+from tutelage.errors import CheckpointError, SettingsError
 from tutelage.export.proof import to_compare, write_proven
 from tutelage.foreign import read_safetensors
 from tutelage.method import Method
@@ -87,8 +87,11 @@ def read_method(name: str, where: str, kind: type[D], command: str) -> tuple[D, 
         tensors = read_safetensors(folder / TENSORS)
     except (ValueError, ValidationError, OSError) as error:
         raise CheckpointError("K-03", f"{folder} cannot be read: {str(error).splitlines()[0]}.") from error
-    with torch.device("meta"):  # what the settings claim takes no memory before it is compared
-        claimed = {key: tensor.shape for key, tensor in told.build().state_dict().items()}
+    try:
+        with torch.device("meta"):  # what the settings claim takes no memory before it is compared
+            claimed = {key: tensor.shape for key, tensor in told.build().state_dict().items()}
+    except SettingsError as error:
+        raise CheckpointError("K-03", f"{folder} cannot be built: {error}") from error
     if claimed != {key: tensor.shape for key, tensor in tensors.items()}:
         raise CheckpointError("K-30", f"the tensors of {folder} are not those of its settings.")
     method = told.build()

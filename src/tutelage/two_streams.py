@@ -48,6 +48,7 @@ class TwoStreams(nn.Module):
 
     def __init__(self, name: str, vit: VisionTransformer, exchanges: Exchanges) -> None:
         super().__init__()
+        check_conv(name)
         net: Any = timm.create_model(name, num_classes=0, in_chans=vit.patch_embed.proj.in_channels)
         stages = [list(getattr(net, f"layer{k}")) for k in range(1, 5)]
         self.stem = nn.Sequential(net.conv1, net.bn1, net.act1, net.maxpool)

@@ -62,6 +62,8 @@ def named(data: Data, i: int) -> set[str]:
         ("cat dog", ["cat", "dog"]),
         ("tennis shoe, Dog", ["tennis shoe", "dog"]),
         ("tennis shoe;dog|box", ["tennis shoe", "dog", "box"]),
+        ("#cat #dog, #fox", ["cat", "dog", "fox"]),
+        ("#tennis shoe\n#dog", ["tennis shoe", "dog"]),
         (" , ,", []),
         ("", []),
         ("＃猫", ["猫"]),
@@ -78,6 +80,12 @@ def test_of_a_caption_only_hashtags_count_unless_its_words_are_asked_for() -> No
     assert words[:2] == ["boots", "brownbear"]
     assert {"mouse", "tennis shoes", "café"} <= set(words)
     assert not {"a", "in", "my", "and", "tennis"} & set(words)
+
+
+def test_an_apostrophe_makes_no_word() -> None:
+    words = in_caption("My dog's bed, it's great and I don't care. Tennis. Shoes", TagSettings(caption_words=True))
+    assert words[:2] == ["dog", "bed"] and words[-2:] == ["tennis", "shoes"]
+    assert not {"s", "t", "don", "it", "dog s", "tennis shoes"} & set(words)
 
 
 # --- meanings ---------------------------------------------------------------------------------------------------------
@@ -232,7 +240,7 @@ def test_rows_of_pictures_that_are_not_there_are_told(photos: Path) -> None:
         ("path,tags\n00.png\n", "D-13"),
         ("path,tags\n,boot\n", "D-13"),
         ("path,tags\n00.png,\n", "D-46"),
-        ("path,tags\ngone.png,boot\n", "D-46"),
+        ("path,tags\ngone.png,boot\n", "D-24: none of the 1 paths"),
         ("path,tags\n", "D-46"),
         ("path,tags\n00.png,instagood 猫\n", "D-47"),
     ],
@@ -240,6 +248,20 @@ def test_rows_of_pictures_that_are_not_there_are_told(photos: Path) -> None:
 def test_tables_without_tags_are_refused(photos: Path, text: str, code: str) -> None:
     (photos / "tags.csv").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=code):
+        opened(photos, str(photos / "tags.csv"))
+
+
+def test_paths_may_begin_with_a_dot_and_lie_below_the_tables_folder(photos: Path) -> None:
+    (photos.parent / "tags.csv").write_text(
+        "path,tags\n./photos/00.png,boot\nphotos/../photos/01.png,box\n./02.png,box\n"
+    )
+    data = opened(photos, str(photos.parent / "tags.csv"))
+    assert [named(data, i) for i in range(3)] == [{"boot.n.01"}, {"box.n.01"}, {"box.n.01"}]
+
+
+def test_a_table_in_another_encoding_is_refused(photos: Path) -> None:
+    (photos / "tags.csv").write_bytes("path,tags\n00.png,boot\n01.png,cañon\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"D-13: .*row 3: this is not UTF-8"):
         opened(photos, str(photos / "tags.csv"))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from small_runs import FORKSERVER, PLAIN_FLAGS, TINY
 from tutelage.api import run, settings_for
@@ -75,7 +76,7 @@ def test_the_second_run_begins_with_the_encoder_of_the_first(whole: Path, tags: 
     assert (
         first.recipe == "mae-quickstart" and first.epochs == 0.3 and first.backbone.width == 16 and first.tags is None
     )
-    assert read_settings(whole / "settings.json").init == str(whole / "first")
+    assert read_settings(whole / "settings.json").init is None
     apart = tmp_path / "apart"
     run(settings(tags, "weakly-supervised-quickstart", init=str(whole / "first")), apart, quiet=True)
     assert weights(apart) == weights(whole)
@@ -106,6 +107,32 @@ def test_a_first_run_that_is_finished_is_not_run_again(whole: Path, tags: Path, 
     before = {file: file.stat().st_mtime_ns for file in (out / "first").rglob("*") if file.is_file()}
     run(settings(tags), out, quiet=True)
     assert {file: file.stat().st_mtime_ns for file in (out / "first").rglob("*") if file.is_file()} == before
+
+
+def test_the_settings_of_a_run_make_the_same_two_runs_elsewhere(whole: Path, tmp_path: Path) -> None:
+    run(read_settings(whole / "settings.json"), tmp_path / "other", quiet=True)
+    assert weights(tmp_path / "other") == weights(whole)
+    assert weights(tmp_path / "other" / "first") == weights(whole / "first")
+
+
+def test_init_is_what_the_first_run_begins_with(whole: Path, tags: Path, tmp_path: Path) -> None:
+    run(settings(tags, init=str(whole)), tmp_path / "run", quiet=True)
+    assert read_settings(tmp_path / "run" / "first" / "settings.json").init == str(whole)
+    assert weights(tmp_path / "run" / "first") != weights(whole / "first")
+
+
+def test_a_first_run_may_learn_from_tags_too(tags: Path, tmp_path: Path) -> None:
+    small = {"first": "weakly-supervised-quickstart", "first_epochs": 0.1, "first_batch_size": 16}
+    run(settings(tags, "supervised-quickstart", **small), tmp_path / "run", quiet=True)
+    first = read_settings(tmp_path / "run" / "first" / "settings.json")
+    assert first.tags == str(tags) and first.batch_size == 16
+
+
+def test_a_file_stop_in_the_folder_of_the_first_run_stops_the_second(whole: Path, tags: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "first", tmp_path / "run" / "first")
+    (tmp_path / "run" / "first" / "STOP").touch()
+    finished = run(settings(tags), tmp_path / "run", quiet=True)
+    assert finished.stopped and finished.out == tmp_path / "run"
 
 
 def test_a_file_stop_in_the_run_folder_stops_the_first_run(tags: Path, tmp_path: Path) -> None:
@@ -173,7 +200,10 @@ def test_every_word_is_in_a_table_of_the_run_folder(whole: Path) -> None:
     ("words", "code"),
     [
         (["--first=nothing"], "C-03"),
+        (["--first=pre-pretraining-quickstart"], "C-28"),
         (["--tags=nowhere.csv"], "D-13"),
+        (["--micro-batch=7"], "C-25"),
+        (["--first-batch-size=5000"], "D-03: in the first run, of mae-quickstart:"),
     ],
 )
 def test_bad_words_are_refused(words: list[str], code: str, tags: Path, tmp_path: Path, capsys) -> None:
@@ -187,6 +217,19 @@ def test_bad_words_are_refused(words: list[str], code: str, tags: Path, tmp_path
     ]
     assert main([*begin, *words, f"--out={tmp_path / 'run'}"]) != 0
     assert code in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/**/checkpoints")), "nothing is trained before all that can be known is"
+
+
+def test_held_out_pictures_without_tags_are_no_reason_to_fail(tmp_path: Path, tags: Path) -> None:
+    for part, names in {"train": range(48), "val": range(48, 56), "test": range(56, 60)}.items():
+        (tmp_path / "photos" / part).mkdir(parents=True)
+        for k in names:
+            Image.fromarray(np.full((8, 8), 4 * k, dtype=np.uint8)).save(tmp_path / "photos" / part / f"{k}.png")
+    rows = [f"train/{k}.png,{WORDS[k % 4]}" for k in range(48)]
+    (tmp_path / "photos.csv").write_text("\n".join(["path,tags", *rows]))
+    small = {"data": str(tmp_path / "photos"), "tags": str(tmp_path / "photos.csv"), "steps": 4}
+    run(settings(tags, "weakly-supervised-quickstart").model_copy(update=small), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "encoder").is_dir()
 
 
 def test_settings_that_need_the_other_are_refused(tags: Path, tmp_path: Path) -> None:

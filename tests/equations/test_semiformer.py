@@ -14,7 +14,9 @@ from tutelage.batch import Batch
 from tutelage.clock import Clock
 from tutelage.encoder import embedded, encode, grid_of
 from tutelage.errors import DataError, SettingsError
+from tutelage.method import MethodSettings
 from tutelage.methods.mae import MAESettings
+from tutelage.methods.rc_mae import RCMAESettings
 from tutelage.methods.semi_mae import SemiMAESettings
 from tutelage.methods.semiformer import Semiformer, SemiformerSettings
 from tutelage.two_streams import Meeting, TwoStreams, meetings, resampled
@@ -23,10 +25,11 @@ CLASSES = 5
 LATER = Clock(batch_size=8, num_pictures=64, total_steps=80, step=40, updates=40)
 
 
-def semiformer(branch: MAESettings | None = None, **settings: object) -> Semiformer:
+def semiformer(branch: MethodSettings | None = None, **settings: object) -> Semiformer:
     torch.manual_seed(0)
     settings = {"conv": "resnet10t", "label_smoothing": 0.0, **settings}
-    method = SemiformerSettings[MAESettings](branch=branch, **settings).build(tiny_vit(), CLASSES).double()
+    kind = SemiformerSettings[type(branch) if branch else MAESettings]
+    method = kind(branch=branch, **settings).build(tiny_vit(), CLASSES).double()
     shake(method)
     return method
 
@@ -238,6 +241,18 @@ def test_a_map_is_brought_to_a_smaller_size_by_means_and_to_a_larger_by_the_near
 def test_what_is_no_resnet_is_refused(conv: str, code: str) -> None:
     with pytest.raises(SettingsError, match=code):
         SemiformerSettings[MAESettings](conv=conv).check((6, 6), 64)
+
+
+def test_a_pass_with_one_labelled_picture_is_refused() -> None:
+    SemiformerSettings[MAESettings](conv="resnet10t").check((6, 6), 16)
+    with pytest.raises(SettingsError, match="C-24: a pass of a process has 1 labelled pictures.*micro_batch of 16"):
+        SemiformerSettings[MAESettings](conv="resnet10t").check((6, 6), 8)
+
+
+def test_the_teachers_of_its_branch_are_its_own() -> None:
+    assert list(semiformer(branch=RCMAESettings(decoder={"width": 16, "depth": 1, "heads": 2})).teachers) == [
+        "consistency_teacher"
+    ]
 
 
 def test_a_set_without_labels_is_refused() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from small_runs import PLAIN_FLAGS
+from tutelage.classifiers import load_joint
 from tutelage.cli import main
 from tutelage.errors import CheckpointError
-from tutelage.joint import load_joint
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_run_of_another_kind_has_none(tmp_path: Path) -> None:
         load_joint(str(tmp_path))
 
 
-@pytest.mark.parametrize("harm", ["tensors", "settings", "shape"])
+@pytest.mark.parametrize("harm", ["tensors", "settings", "shape", "hub"])
 def test_a_damaged_folder_is_refused(harm: str, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "joint"
     folder.mkdir()
@@ -68,7 +68,12 @@ def test_a_damaged_folder_is_refused(harm: str, run: Path, tmp_path: Path) -> No
         (folder / "model.safetensors").write_bytes(b"no tensors")
     else:
         told = json.loads((folder / "joint.json").read_text())
-        told["method"]["conv" if harm == "shape" else "name"] = "resnet18" if harm == "shape" else "mae"
+        name, value = {
+            "shape": ("conv", "resnet18"),
+            "hub": ("conv", "hf-hub:someone/net"),
+            "settings": ("name", "mae"),
+        }[harm]
+        told["method"][name] = value
         (folder / "joint.json").write_text(json.dumps(told))
     with pytest.raises(CheckpointError, match="K-30" if harm == "shape" else "K-03"):
         load_joint(str(folder))

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tutelage.config import Count, Settings, read_json, shortened
-from tutelage.data.labels import place_of
-from tutelage.data.listing import read_table
+from tutelage.data.labels import finder
+from tutelage.data.listing import is_unicode, read_table
 from tutelage.data.sources import FileSource, Pictures, Source
 from tutelage.data.tags import Tags, Word
 from tutelage.data.wordnet import WordNet, open_wordnet, squeezed
@@ -56,7 +56,7 @@ def open_tags(train: Pictures, table: Path | None, settings: TagSettings) -> tup
     wordnet = open_wordnet()
     spelled = [tuple(dict.fromkeys(words)) for words in written]
     counts = Counter(word for i in train.ids for word in spelled[i])
-    meanings = {word: _meanings(wordnet, word, settings) for words in spelled for word in words}
+    meanings = {word: _meanings(wordnet, word, settings) for word in {word for words in spelled for word in words}}
     of_pictures = [{meaning for word in words for meaning in meanings[word]} for words in spelled]
     shown = Counter(meaning for i in train.ids for meaning in of_pictures[i])
     names = {m: _name(wordnet, m) for m, count in shown.items() if count >= settings.min_pictures}
@@ -83,22 +83,29 @@ def open_tags(train: Pictures, table: Path | None, settings: TagSettings) -> tup
 def _of_table(source: Source, table: Path, settings: TagSettings) -> tuple[list[list[str]], list[str]]:
     """The words of each picture by a table."""
     names = [source.name(i) for i in range(len(source))]
-    places = {name: k for k, name in enumerate(names)}
-    root = source.root if isinstance(source, FileSource) else table.parent
+    find = finder(names, table, source.root if isinstance(source, FileSource) else table.parent)
     written: list[list[str]] = [[] for _ in names]
     num_rows, lost = 0, []
-    for _, row in read_table(table, "path, and tags or caption"):
-        if not {"tags", "caption"} & row.keys():
+    for number, row in read_table(table, "path, and tags or caption"):
+        tags, caption = row.get("tags"), row.get("caption")
+        if tags is None and caption is None:
             raise DataError(
                 "D-13",
                 f"{table}, line 1: there is no column 'tags' or 'caption'; the columns are {', '.join(map(repr, row))}.",
                 todo="The first line names the columns: path, and tags or caption, with commas between.",
             )
+        if not is_unicode(f"{tags}{caption}"):
+            raise DataError("D-13", f"{table}, row {number}: this is not UTF-8.", todo="Save it as UTF-8.")
         num_rows += 1
-        if (place := place_of(row["path"].strip(), places, table, root)) is None:
+        if (place := find(row["path"].strip())) is None:
             lost.append(row["path"])
         else:
-            written[place] += [*split(row.get("tags", "")), *in_caption(row.get("caption", ""), settings)]
+            written[place] += [*split(tags or ""), *in_caption(caption or "", settings)]
+    if num_rows and len(lost) == num_rows:
+        raise DataError(
+            "D-24", f"none of the {num_rows:,} paths of {table} is a picture of the set: {listed(lost)}.",
+            "Paths are below the folder of the table or below DATA.",
+        )  # fmt: skip
     notes = [f"{table.name}: {num_rows:,} rows of tags"]
     if lost:
         notes.append(f"{len(lost):,} of them name pictures that are not in the set, e.g. {shortened(lost[0])}")
@@ -133,14 +140,16 @@ def _in_json(told: dict[str, Any], settings: TagSettings) -> list[str]:
         if isinstance(tags, str):
             words += split(tags)
         elif isinstance(tags, list):
-            words += [_bare(tag) for tag in tags if isinstance(tag, str)]
+            words += [bare for tag in tags if isinstance(tag, str) and (bare := _bare(tag))]
     caption = told.get("caption")
     return words + (in_caption(caption, settings) if isinstance(caption, str) else [])
 
 
 def split(text: str) -> list[str]:
-    """The tags in a text: between commas, semicolons or bars where it has any, else between number signs or blanks."""
-    parts = re.split(r"[,;|\n]", text) if re.search(r"[,;|\n]", text) else re.split(r"[\s#＃]+", text)
+    """The tags in a text: between commas, semicolons, bars or number signs where it has any of the first three, else between
+    number signs or blanks.
+    """
+    parts = re.split(r"[,;|\n#＃]", text) if re.search(r"[,;|\n]", text) else re.split(r"[\s#＃]+", text)
     return [bare for part in parts if (bare := _bare(part))]
 
 
@@ -151,14 +160,25 @@ def in_caption(text: str, settings: TagSettings) -> list[str]:
         return [tag.lower() for tag in hashtags]
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    wordnet, words, k = open_wordnet(), [], 0
-    plain = [word.lower() for word in re.findall(r"[^\W_]+", re.sub(r"[#＃]\w+", " ", text))]
-    while k < len(plain):
-        two = " ".join(plain[k : k + 2])
-        together = k + 1 < len(plain) and not {*two.split()} & ENGLISH_STOP_WORDS and bool(wordnet.senses(two))
-        words.append(two if together else plain[k])
-        k += 1 + together
-    return [tag.lower() for tag in hashtags] + [word for word in words if word not in ENGLISH_STOP_WORDS]
+    wordnet, words, end = open_wordnet(), [], 0
+    found = list(_WORD.finditer(re.sub(r"[#＃]\w+", ".", text)))
+    for one, after in zip(found, (*found[1:], None), strict=True):
+        if one.start() < end or _plain(one) in ENGLISH_STOP_WORDS:
+            continue
+        word = _plain(one)
+        if after and _plain(after) not in ENGLISH_STOP_WORDS and not one.string[one.end() : after.start()].strip(" -"):
+            two = f"{word} {_plain(after)}"
+            word, end = (two, after.end()) if wordnet.senses(two) else (word, end)
+        words += [word] if len(word) > 1 else []
+    return [tag.lower() for tag in hashtags] + words
+
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+"""A word with its apostrophes: don't, dog's."""
+
+
+def _plain(word: re.Match[str]) -> str:
+    return re.sub(r"['’]s$", "", word[0].lower())
 
 
 def _bare(tag: str) -> str:

@@ -1,9 +1,10 @@
 """How many of a set's pictures and labels are used, or which labels: the rest of the pictures count as unlabelled."""
 
 import hashlib
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,10 +85,10 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     labelled picture is not in the listing.
     """
     rows = list_csv(table)
-    places = {name: k for k, name in enumerate(listing.names)}
+    find = finder(listing.names, table, listing.root)
     labels, lost = [""] * len(listing.names), []
     for name, label in zip(rows.names, rows.labels, strict=True):
-        if (found := place_of(name, places, table, listing.root)) is None:
+        if (found := find(name)) is None:
             lost.append(name)
         else:
             labels[found] = label
@@ -103,11 +104,14 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     return replace(listing, labels=tuple(labels), notes=(*listing.notes, note))
 
 
-def place_of(path: str, places: Mapping[str, int], table: Path, root: Path) -> int | None:
-    """Which picture a table's `path` means, of those under `root` whose names have `places`: it is below that or the table."""
-    if path in places:
-        return places[path]
-    try:
-        return places.get((table.parent / path).resolve().relative_to(root.resolve()).as_posix())
-    except ValueError:
-        return None
+def finder(names: Sequence[str], table: Path, root: Path) -> Callable[[str], int | None]:
+    """Tells which of the pictures under `root` a table's path means: it is below that, or below the table's folder."""
+    places = {name: k for k, name in enumerate(names)}
+    folder, top = str(table.parent.resolve()), str(root.resolve())
+
+    def find(path: str) -> int | None:
+        plain = posixpath.normpath(path)
+        below = posixpath.relpath(posixpath.join(folder, path), top)
+        return next((places[name] for name in (path, plain, below) if name in places), None)
+
+    return find

@@ -195,12 +195,13 @@ def _text(path: Path) -> str:
 
 def _refuse_other_encodings(path: Path, row: Row) -> None:
     """Raise D-13 for a row that is no UTF-8, unless its bytes are the name of a file."""
-    if _is_unicode(row.label) and (_is_unicode(row.path) or (path.parent / row.path).exists()):
+    if is_unicode(row.label) and (is_unicode(row.path) or (path.parent / row.path).exists()):
         return
     raise DataError("D-13", f"{path}, row {row.number}: this is not UTF-8.", todo="Save it as UTF-8.")
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text came from bytes that were UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

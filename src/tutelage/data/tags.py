@@ -49,8 +49,8 @@ class Tags:
         return np.diff(self.ends, prepend=0)
 
     def digest(self) -> bytes:
-        """A hash of classes and numbers."""
-        h = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
+        """A hash of classes, numbers and the WordNet that they are of."""
+        h = hashlib.sha256("\0".join((self.wordnet, *self.classes)).encode())
         h.update(self.ends.astype("<i8").tobytes() + self.numbers.astype("<i8").tobytes())
         return h.digest()
 

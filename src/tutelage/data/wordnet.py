@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 import tarfile
+import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from tutelage.data import download
 from tutelage.data.named import cache_folder
+from tutelage.durable import write_whole
 
 FILES = ("index.noun", "data.noun", "noun.exc")
 DEBIAN_FOLDER = Path("/usr/share/wordnet")
@@ -166,10 +168,11 @@ def _of_nltk() -> WordNet:
 
 
 def _of_princeton(cache: Path) -> WordNet:
-    archive = download.file(_URL, _SHA256, cache / Path(_URL).name)
-    with tarfile.open(archive) as tar:
-        for name in FILES:
-            member = tar.extractfile(f"WordNet-3.0/dict/{name}")
-            (cache / name).write_bytes(member.read() if member else b"")
-    archive.unlink()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        archive = download.file(_URL, _SHA256, Path(folder, Path(_URL).name))
+        with tarfile.open(archive) as tar:
+            for name in FILES:
+                member = tar.extractfile(f"WordNet-3.0/dict/{name}")
+                write_whole(cache / name, member.read() if member else b"")
     return read_wordnet(cache)

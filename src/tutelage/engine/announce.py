@@ -33,7 +33,7 @@ def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numeric
             "fingerprint": data.fingerprint,
         },
     )
-    if data.train.tags:
+    if data.train.tags and run.writes:
         run.write_text("tags.csv", csv_text(table_rows(data.train.tags)))
     for name, reason in data.found.unreadable if clock.step == 0 else ():
         run.event("unreadable", name=name, reason=reason)

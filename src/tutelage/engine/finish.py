@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tutelage.classifiers import write_joint
 from tutelage.clock import Clock
 from tutelage.data.index import Data, Statistics
 from tutelage.detector import Detector, write_detector
@@ -11,7 +12,6 @@ from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.engine.watch import Watch
 from tutelage.export import write_timm
-from tutelage.joint import write_joint
 from tutelage.method import Method
 from tutelage.methods.detection import Detection
 from tutelage.methods.segmentation import Segmentation

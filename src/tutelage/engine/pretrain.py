@@ -22,7 +22,7 @@ from tutelage.engine.optim import build_optimizer
 from tutelage.engine.progress import ProgressLine
 from tutelage.engine.pulse import Pulse, naming_the_lost
 from tutelage.engine.resume import resume
-from tutelage.engine.run import RunFolder, check_writable
+from tutelage.engine.run import RunFolder, check_writable, refuse_other_settings
 from tutelage.engine.saver import Saver
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics, train
@@ -48,31 +48,19 @@ class Finished:
     """Some pictures have labels, so the encoder can be evaluated on them."""
 
 
-def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, within: tuple[Path, ...] = ()) -> Finished:
+def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, stops: tuple[Path, ...] = ()) -> Finished:
     """Pretrain as `settings` say and leave the run in `out`; go on where an earlier call was stopped or killed.
 
-    `within` are the folders of runs that this is a stage of: a file STOP in one of them stops it too.
+    A file STOP in the run folder stops it, or in one of the folders `stops`.
 
     Raises:
         TutelageError: with code and exit code, before anything is written where that can be known.
 
     """
-    with StopRequest(out, *within).listening() as stop, launched(settings.device) as device:
-        settings.check(world_size())
-        check_writable(out)
-        data = open_data(
-            settings.data,
-            holdout=settings.holdout,
-            share=settings.share,
-            labels=settings.labels,
-            seed=settings.seed,
-            annotation=settings.method.annotation,
-            tags=settings.tags,
-            tagging=settings.tagging,
-        )
-        settings.method.check_classes(data.name, data.train.num_shown)
-        feeds = open_feeds(settings.method.streams, data.train, settings)
-        clock = new_clock(settings, data, feeds)
+    with StopRequest(out, *stops).listening() as stop, launched(settings.device) as device:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        data, feeds, clock = prepared(settings, out)
         check_agreement(settings, data, device)
         run = RunFolder(out, writes=rank() == 0)
         try:
@@ -81,6 +69,26 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, with
                 return _pretrain(settings, run, data, feeds, clock, device, stop, pulse, quiet=quiet or rank() > 0)
         finally:
             run.close()
+
+
+def prepared(settings: RunSettings[Any], out: Path) -> tuple[Data, Feeds, Clock]:
+    """The pictures of a run in `out`, their order, and the clock at step 0. Raises all that can be known before it begins."""
+    settings.check(world_size())
+    check_writable(out)
+    refuse_other_settings(out, settings)
+    data = open_data(
+        settings.data,
+        holdout=settings.holdout,
+        share=settings.share,
+        labels=settings.labels,
+        seed=settings.seed,
+        annotation=settings.method.annotation,
+        tags=settings.tags,
+        tagging=settings.tagging,
+    )
+    settings.method.check_classes(data.name, data.train.num_shown)
+    feeds = open_feeds(settings.method.streams, data.train, settings)
+    return data, feeds, new_clock(settings, data, feeds)
 
 
 def _pretrain(
@@ -95,7 +103,7 @@ def _pretrain(
     *,
     quiet: bool,
 ) -> Finished:
-    method, statistics, coverage = build(settings, data)
+    method, statistics, coverage = build(settings, data, run.path / "first" if settings.first else None)
     numerics = _numerics(settings, device, statistics)
     method.to(device=device, dtype=numerics.dtype)
     optimizer = build_optimizer(method, settings.optim)
@@ -140,11 +148,17 @@ def _pretrain(
         source.close()  # type: ignore[attr-defined]
 
 
-def build(settings: RunSettings[Any], data: Data) -> tuple[Method, Statistics, Coverage | None]:
-    """The method on fresh or given weights, the normalisation of its pictures, and which weights were taken."""
+def build(
+    settings: RunSettings[Any], data: Data, first: Path | None = None
+) -> tuple[Method, Statistics, Coverage | None]:
+    """The method on fresh or given weights, the normalisation of its pictures, and which weights were taken.
+
+    Where a `first` run came before, they are those that it hands on: the settings' are what that began with.
+    """
     torch.manual_seed(mix(settings.seed, "weights") % 2**63)
     vit = build_vit(settings.backbone, data.channels)
-    coverage = init_from(vit, settings.init, teacher=settings.init_teacher) if settings.init else None
+    init, teacher = (str(first), None) if first else (settings.init, settings.init_teacher)
+    coverage = init_from(vit, init, teacher=teacher) if init else None
     if coverage and coverage.statistics and len(coverage.statistics.mean) == data.channels:
         statistics = coverage.statistics
     elif settings.normalisation == "imagenet" and data.channels == 3:

@@ -53,17 +53,7 @@ class RunFolder:
 
     def agree(self, settings: RunSettings[Any]) -> None:
         """Keep the settings, or refuse others than those the run was begun with, naming what differs."""
-        file = self.path / "settings.json"
-        if file.exists():
-            differing = differences(read_settings(file), settings)
-            if differing:
-                rows = "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in differing.items())
-                raise SettingsError(
-                    "C-12",
-                    f"{self.path} holds a run with other settings: {rows}.",
-                    "The same settings go on with a run; others would make it another run.",
-                    "Use the same settings, or another --out.",
-                )
+        refuse_other_settings(self.path, settings)
         self.write("settings.json", settings.model_dump(mode="json"))
 
     def write(self, name: str, values: Any) -> None:
@@ -125,6 +115,19 @@ class RunFolder:
         """Give the folder free."""
         if self.lease:
             self.lease.free()
+
+
+def refuse_other_settings(path: Path, settings: RunSettings[Any]) -> None:
+    """Raise SettingsError C-12 where the folder holds a run of other settings."""
+    file = path / "settings.json"
+    if file.exists() and (differing := differences(read_settings(file), settings)):
+        rows = "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in differing.items())
+        raise SettingsError(
+            "C-12",
+            f"{path} holds a run with other settings: {rows}.",
+            "The same settings go on with a run; others would make it another run.",
+            "Use the same settings, or another --out.",
+        )
 
 
 def check_writable(path: Path) -> None:

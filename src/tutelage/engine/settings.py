@@ -110,6 +110,8 @@ class RunSettings(Settings, Generic[M]):
     encoder that it leaves."""
     first_epochs: Positive | None = None
     """Epochs of the first run; by default its recipe's."""
+    first_batch_size: Count | None = None
+    """Pictures a step of the first run; by default its recipe's."""
     export_teachers: bool = False
     """Write the encoders that the run does not hand on too: each teacher's, or the student's."""
     backbone: BackboneSettings
@@ -153,9 +155,11 @@ class RunSettings(Settings, Generic[M]):
         """Refuse, before any data is read, what cannot work together."""
         check_backbone(self.backbone)
         self.check_batch(world)
-        if self.first_epochs and not self.first:
-            raise SettingsError("C-28", "first_epochs is given, but no first run.", todo="Use --first mae-quickstart.")
-        if self.tags and self.method.annotation != "tags":
+        if (self.first_epochs or self.first_batch_size) and not self.first:
+            raise SettingsError(
+                "C-28", "first_ options are given, but no first run.", todo="Use --first mae-quickstart."
+            )
+        if self.tags and self.method.annotation != "tags" and not self.first:
             raise SettingsError(
                 "C-27", f"the method {self.method.name} learns nothing from --tags {self.tags}.",
                 todo="Use the recipe weakly-supervised-quickstart, or leave it out.",
@@ -275,10 +279,7 @@ _FREE = {"workers", "save_steps", "keep_steps", "keep_best", "log_steps", "devic
 def differences(old: RunSettings[Any], new: RunSettings[Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ in a way that would make another run: name -> (old, new)."""
     before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
-    found = (
-        {"init"} if new.first else set()
-    )  # RUN/first, wherever RUN lies now; what that began with, its own settings tell
-    names = sorted((before.keys() | after.keys()) - _FREE - found)
+    names = sorted((before.keys() | after.keys()) - _FREE)
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 

@@ -51,7 +51,8 @@ class Watch:
         self.settings, self.numerics = settings, numerics
         asked, self.unseen = _asked(data)
         held = PIXELS // math.prod(settings.backbone.size)
-        self.queries = _some(asked.labelled() if asked.has_labels else asked.tagged(), min(QUERIES, held))
+        known = asked.labelled() if asked.has_labels else asked.tagged()
+        self.queries = _some(known if len(known) else asked, min(QUERIES, held))
         votes = data.train.has_labels and self.unseen and not data.train.of_parts
         self.bank = _some(data.train.labelled(), min(BANK, held)) if votes else None
         streams = {name: stream._replace(labels="any") for name, stream in settings.method.streams.items()}

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tutelage.classifiers import Classifier, load_any_classifier
 from tutelage.data.index import Data, Pictures, open_data
 from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Say, logits_of
 from tutelage.evaluation.linear import share
 from tutelage.evaluation.parts import Parts, asked, labelled_parts
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
-from tutelage.joint import Classifier, load_any_classifier
 
 VERSION = 1
 """Goes up when the protocol's numbers change."""

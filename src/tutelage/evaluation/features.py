@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tutelage.batch import Batch, normalise
+from tutelage.classifiers import Classifier
 from tutelage.data.decode import to_channels
 from tutelage.data.index import Pictures, Statistics
 from tutelage.data.reading import Unreadable
@@ -16,7 +17,6 @@ from tutelage.data.streams import eval_batches
 from tutelage.encoder import create_vit, fix_positions, grid_of, initialise, is_relative
 from tutelage.errors import DataError
 from tutelage.export import Encoder, model_arguments
-from tutelage.joint import Classifier
 
 MAX_PIXEL_SIDE = 32
 """Raw pixels are compared at this many pixels a side or fewer: 224 pixels would be 150,528 numbers a picture."""

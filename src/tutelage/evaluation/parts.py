@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tutelage.classifiers import Classifier
 from tutelage.data.index import Data, Pictures
 from tutelage.detector import Detector
 from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Features
-from tutelage.joint import Classifier
 from tutelage.segmenter import Segmenter
 
 

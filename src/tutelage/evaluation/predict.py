@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.batch import to_unit
+from tutelage.classifiers import Classifier, load_any_classifier
 from tutelage.data.index import Pictures, open_data
 from tutelage.durable import write_whole
 from tutelage.errors import MachineError
 from tutelage.evaluation.features import Say, logits_of
-from tutelage.joint import Classifier, load_any_classifier
 from tutelage.pictures import show
 from tutelage.sheet import BAD, GOOD, QUIET, Cell, save, sheet
 from tutelage.tables import Entry, csv_text, plain

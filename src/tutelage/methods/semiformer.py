@@ -18,11 +18,13 @@ from tutelage.batch import Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import Count, NonNegative, Share
 from tutelage.dense import KeptBuffers
+from tutelage.distributed import world_size
 from tutelage.errors import SettingsError
 from tutelage.heads import check_classes_shown, linear_head
 from tutelage.losses import cross_entropy
 from tutelage.method import Method, MethodSettings, Output, branch_around, nothing_of, seen
 from tutelage.pseudo_labels import Guesses, guessed, guessed_cross_entropy
+from tutelage.teacher import EMATeacher
 from tutelage.two_streams import Exchanges, TwoStreams, check_conv
 
 B = TypeVar("B", bound=MethodSettings)
@@ -72,6 +74,11 @@ class SemiformerSettings(MethodSettings, Generic[B]):
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse a convolutional stream that is none, and a branch that does not fit."""
         check_conv(self.conv)
+        if (labelled := pictures // world_size() // (1 + self.unlabelled_ratio)) < 2:
+            raise SettingsError(
+                "C-24", f"a pass of a process has {labelled} labelled pictures.", "Batch norms need two to tell them apart.",
+                f"Use a micro_batch of {2 * (1 + self.unlabelled_ratio)} or more, or fewer processes.",
+            )  # fmt: skip
         if self.branch:
             if "mask_ratio" not in type(self.branch).model_fields:
                 raise SettingsError("C-24", f"method.branch '{self.branch.name}' is no masked method.")
@@ -142,6 +149,11 @@ class Semiformer(Method):
         self._kept.settle(self, clock)
         if self.settings.branch:
             self.branch.after_step(clock)
+
+    @property
+    def teachers(self) -> dict[str, EMATeacher]:
+        """The branch's."""
+        return super().teachers | (self.branch.teachers if self.settings.branch else {})
 
     @property
     def masked(self) -> Method:

@@ -15,7 +15,8 @@ from torch import Tensor
 from tutelage.batch import Annotation, Batch, Stream
 from tutelage.clock import Clock
 from tutelage.encoder import with_head
-from tutelage.heads import Pool, check_classes_shown, classify, linear_head
+from tutelage.errors import DataError
+from tutelage.heads import Pool, classify, linear_head
 from tutelage.losses import tag_cross_entropy
 from tutelage.method import Method, MethodSettings, Output
 
@@ -45,12 +46,12 @@ class WeaklySupervisedSettings(MethodSettings):
 
     def check_classes(self, data: str, shown: int) -> None:
         """Refuse pictures whose tags are all one class."""
-        check_classes_shown(
-            data,
-            shown,
-            "The method weakly_supervised learns to tell tags apart.",
-            "Give more different tags; tags.csv of the run folder tells which were dropped.",
-        )
+        if shown < 2:
+            raise DataError(
+                "D-17", f"the tags of the training pictures of {data} are all of one class.",
+                "The method weakly_supervised learns to tell tags apart.",
+                "Give more different tags; words that are no nouns of WordNet do not count.",
+            )  # fmt: skip
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "WeaklySupervised":
         """A classifier of `num_classes` classes of tags around a student."""
