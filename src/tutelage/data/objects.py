@@ -6,7 +6,6 @@ without area are left out and counted. Crowds are kept apart: they are neither t
 """
 
 import hashlib
-import importlib
 import json
 import re
 from collections import Counter
@@ -286,10 +285,12 @@ def coco_masks() -> Any:
     return pycocotools("mask")
 
 
-def pycocotools(module: str) -> Any:
+def pycocotools(module: Literal["coco", "cocoeval", "mask"]) -> Any:
     """A module of pycocotools. Raises MachineError R-12 where it is not installed."""
     try:
-        return importlib.import_module(f"pycocotools.{module}")
+        from pycocotools import coco, cocoeval, mask
+
+        return {"coco": coco, "cocoeval": cocoeval, "mask": mask}[module]
     except ImportError as error:
         raise MachineError(
             "R-12", "pycocotools is not installed.", "It draws polygons, and judges what was found.",
