@@ -41,7 +41,7 @@ class TagSettings(Settings):
 def open_tags(train: Pictures, table: Path | None, settings: TagSettings) -> tuple[Tags, list[str]]:
     """The tags of every picture of the source, with classes that its training pictures show, and notes on them.
 
-    Raises DataError D-13 (the table), D-46 (no tags at all), D-47 (none that WordNet knows), D-20 (no WordNet).
+    Raises DataError D-13 and D-24 (the table), D-46 (no tags at all), D-47 (none that WordNet knows), D-20 (no WordNet).
     """
     source = train.source
     written, notes = _of_table(source, table, settings) if table else _of_neighbours(source, settings)
