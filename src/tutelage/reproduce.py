@@ -212,8 +212,8 @@ class _Runner:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """SIGTERM interrupts as Ctrl-C does."""
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        """SIGTERM interrupts as Ctrl-C does, also where a shell in the background had Ctrl-C ignored."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             yield
         finally:

@@ -220,7 +220,7 @@ BAD_TABLES = {
     "a comma too few": (b"path,label\n\n000.png\n", "D-13", "row 3: 2 fields"),
     "no path": (b"path,label\n000.png,cat\n ,dog\n", "D-13", "row 3"),
     "an open quote": (b'path,label\n"000.png,cat\n001.png,dog\n', "D-13", "row 3"),
-    "an endless field": (b'path,label\n"' + b"x" * 200_000 + b'",cat\n', "D-13", "row 2: field larger than"),
+    "an endless field": (b'path,label\n"' + b"x" * (2**24 + 1) + b'",cat\n', "D-13", "row 2: field larger than"),
     "UTF-16": (f"path,label\n{ROWS}".encode("utf-16"), "D-13", "line 1: this is UTF-16"),
     "Latin-1 labels": ("path,label\n000.png,Käse\n".encode("latin-1"), "D-13", "row 2: this is not UTF-8"),
     "Latin-1 paths": ("path,label\n000.png,a\nKäse.png,b\n".encode("latin-1"), "D-13", "row 3: this is not UTF-8"),

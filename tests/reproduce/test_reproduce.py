@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,16 @@ def test_a_table_is_run_once_and_read_again(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_stop_saves_the_runs_and_ends_with_75(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM also where Ctrl-C is ignored, as a shell has it for what runs in the background."""
     command = [sys.executable, "-m", "tutelage", *words(tmp_path, "--pictures=1000000", "--jobs=1")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ctrl_c = signal.SIG_IGN if number == signal.SIGTERM else signal.SIG_DFL
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=partial(signal.signal, signal.SIGINT, ctrl_c),
+    )
     deadline = time.monotonic() + 120
     while not (metrics := list(tmp_path.rglob("metrics.jsonl"))) or not metrics[0].read_text():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
