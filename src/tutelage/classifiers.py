@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -67,27 +65,26 @@ def write_joint(
     alone = settings.build(build_vit(backbone, channels), len(classes)).eval()
     alone.load_state_dict({k: v for k, v in method.state_dict().items() if not k.startswith("branch.")})
 
-    def load(place: str) -> Any:
-        return load_joint(place).vit
+    def load(place: str) -> Semiformer:
+        return _read(place)[1]
 
-    return write_whole_method(NAME, folder, described, alone, lambda m: _logits(m, sample), load)
-
-
-@torch.no_grad()
-def _logits(answering: Any, sample: Tensor) -> Tensor:
-    answers: Tensor = answering.logits(sample) if isinstance(answering, Semiformer) else answering(sample)
-    return answers
+    return write_whole_method(NAME, folder, described, alone, lambda streams: streams.logits(sample), load)
 
 
 def load_joint(where: str) -> Joint:
     """The two streams of a run, or in the folder that the run wrote, in eval mode on the CPU. Raises CheckpointError."""
-    told, method = read_method(NAME, where, _Described, "pretrain semiformer-quickstart")
-    assert isinstance(method, Semiformer)
+    told, method = _read(where)
     architecture = f"{told.method.conv} and {told.backbone.name}"
     origin = str(folder_of(NAME, where))
     return Joint(
         _Answers(method), told.statistics, told.backbone.size, told.channels, origin, architecture, told.classes
     )
+
+
+def _read(where: str) -> tuple[_Described, Semiformer]:
+    told, method = read_method(NAME, where, _Described, "pretrain semiformer-quickstart")
+    assert isinstance(method, Semiformer)
+    return told, method
 
 
 Classifier = Encoder | Joint

@@ -40,6 +40,10 @@ class Clock:
         """Epochs of the run, with the fraction."""
         return self.total_steps * self.batch_size / self.num_pictures
 
+    def within(self, epochs: float, max_share: float) -> bool:
+        """Whether it is still in a warm-up of so many epochs, which takes at most a share of the run."""
+        return self.epochs < min(epochs, max_share * self.run_epochs)
+
     @property
     def total_epochs(self) -> int:
         """Whole epochs of the run, at least one: the E of the papers' schedules."""

@@ -210,8 +210,7 @@ def encode(
     multi-fold masking; PseudoMAE 3.1): equal to `folds` separate passes, in one. Where `hidden` is true the encoder gets
     the `mask_token` and the position instead of the patch (LoMaR).
     """
-    x = vit.patch_embed(pictures)  # [b, n, d]
-    x = x if x.ndim == 3 else x.flatten(1, 2)
+    x = _patches(vit, pictures)
     n = x.shape[1]
     x = x if ids is None else gather(x, ids)
     if hidden is not None and mask_token is not None:
@@ -228,10 +227,15 @@ def encode(
 
 def embedded(vit: VisionTransformer, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n1 d"]:
     """What the first block gets of whole pictures: the class token, then a token for each patch."""
-    x = vit.patch_embed(pictures)
+    x = _patches(vit, pictures)
     cls, places = _positions(vit)
     x = x if places is None else x + places
     return vit.norm_pre(torch.cat([cls.expand(len(x), -1, -1), x], dim=1))  # type: ignore[no-any-return]
+
+
+def _patches(vit: VisionTransformer, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+    x = vit.patch_embed(pictures)
+    return x if x.ndim == 3 else x.flatten(1, 2)  # type: ignore[no-any-return]
 
 
 def _positions(vit: VisionTransformer) -> tuple[Float[Tensor, "1 1 d"], Float[Tensor, "1 n d"] | None]:

@@ -160,3 +160,13 @@ def check_classes_shown(data: str, shown: int, means: str, todo: str) -> None:
             means,
             todo,
         )
+
+
+def check_labels_to_guess_from(data: str, shown: int) -> None:
+    """Refuse, with D-17, training pictures without labels or all of one class, where those of others are guessed from them."""
+    check_classes_shown(
+        data,
+        shown,
+        "Labels of other pictures are guessed from them.",
+        "Give --labels labels.csv with the columns path and label, or a set with labels and --labels 40.",
+    )

@@ -99,19 +99,6 @@ class Method(nn.Module, ABC):
         return {name: module for name, module in self.named_children() if isinstance(module, EMATeacher)}
 
 
-def branch_around(vit: VisionTransformer, settings: MethodSettings) -> Method:
-    """A method around an encoder that another module holds: its weights belong there, and are counted and saved once."""
-    branch = settings.build(vit)
-    del branch.student
-    branch.__dict__["student"] = vit
-    return branch
-
-
-def nothing_of(module: nn.Module) -> Float[Tensor, ""]:
-    """0, with a gradient of zeros for every parameter: so that each has one in every step, on every process."""
-    return 0.0 * torch.stack([p.sum() for p in module.parameters() if p.requires_grad]).sum()
-
-
 def seen(**tensors: Tensor | None) -> dict[str, Tensor]:
     """The tensors that are there, without gradient."""
     return {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}

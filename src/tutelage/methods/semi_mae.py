@@ -5,7 +5,6 @@ Few pictures have labels. The others are labelled by what the network itself is 
 learned from when they are strongly changed. Semi-MAE's branch is any masked method; without one this is FixMatch.
 """
 
-from dataclasses import replace
 from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.batch import Batch, Stream
+from tutelage.branch import beside, branch_around, branch_batch, check_branch, nothing_of, unlabelled_stream
 from tutelage.clock import Clock
 from tutelage.config import Count, NonNegative, Share
 from tutelage.encoder import with_head
-from tutelage.errors import SettingsError
-from tutelage.heads import Pool, check_classes_shown, classify, linear_head
+from tutelage.heads import Pool, check_labels_to_guess_from, classify, linear_head
 from tutelage.losses import cross_entropy
-from tutelage.method import Method, MethodSettings, Output, branch_around, nothing_of, seen
+from tutelage.method import Method, MethodSettings, Output, seen
 from tutelage.mixing import mix_pairs, mixed_targets, neighbours_of, pair_weights
 from tutelage.pseudo_labels import Guesses, guessed, guessed_cross_entropy
 from tutelage.teacher import EMATeacher, TeacherSettings, check_teacher
@@ -71,29 +70,19 @@ class SemiMAESettings(MethodSettings, Generic[B]):
     @property
     def streams(self) -> dict[str, Stream]:
         """Unlabelled pictures with a weak and a strong view, and what the branch asks for besides; labelled ones."""
-        branch = next(iter(self.branch.streams.values())) if self.branch else Stream(views=("simple",))
-        views = ("weak", "strong", *branch.views[1:])
         return {
-            "unlabelled": Stream(views, branch.num_keys + self.mixes, "unknown", self.unlabelled_ratio),
+            "unlabelled": unlabelled_stream(self.branch, self.unlabelled_ratio, self.mixes),
             "labelled": Stream(("weak",), labels="known"),
         }
 
     def check(self, grid: tuple[int, int], pictures: int) -> None:
         """Refuse a branch that does not fit, and a teacher that is asked for and not there."""
         check_teacher(self.teacher, guesses_by=self.guesses_by, hands_on=self.hands_on)
-        if self.branch:
-            if "mask_ratio" not in type(self.branch).model_fields:
-                raise SettingsError("C-24", f"method.branch '{self.branch.name}' is no masked method.")
-            self.branch.check(grid, pictures * self.unlabelled_ratio // (1 + self.unlabelled_ratio))
+        check_branch(self.branch, grid, pictures * self.unlabelled_ratio // (1 + self.unlabelled_ratio))
 
     def check_classes(self, data: str, shown: int) -> None:
         """Refuse training pictures without labels, or all of one class."""
-        check_classes_shown(
-            data,
-            shown,
-            "Labels of other pictures are guessed from them.",
-            "Give --labels labels.csv with the columns path and label, or a set with labels and --labels 40.",
-        )
+        check_labels_to_guess_from(data, shown)
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "SemiMAE":
         """FixMatch, or Semi-MAE, around a student."""
@@ -144,8 +133,8 @@ class SemiMAE(Method):
         if s.branch and warming and not s.warmup_branch:
             loss = loss + nothing_of(self.branch)
         elif s.branch:
-            output = self.branch({"train": self._for_the_branch(unlabelled)}, clock)
-            parts |= {f"branch_{name}" if name in parts else name: part for name, part in output.parts.items()}
+            output = self.branch(branch_batch(unlabelled, s.mixes), clock)
+            parts = beside(parts, output.parts)
             loss, found = loss + s.branch_weight * output.loss, found | output.seen
         return Output(loss, parts, found)
 
@@ -182,7 +171,7 @@ class SemiMAE(Method):
 
     def warming(self, clock: Clock) -> bool:
         """Whether only labels are learned from yet."""
-        return clock.epochs < min(self.settings.warmup_epochs, self.settings.max_warmup_share * clock.run_epochs)
+        return clock.within(self.settings.warmup_epochs, self.settings.max_warmup_share)
 
     def classify(self, x: Float[Tensor, "b c h w"], *, teacher: bool = False) -> Float[Tensor, "b classes"]:
         """Logits of the student's classifier, or its teacher's."""
@@ -207,8 +196,3 @@ class SemiMAE(Method):
         mixed, weights = mix_pairs(strong, pair, weights, unlabelled.keys[-1][:, :3])
         targets = mixed_targets(guesses.classes, pair, weights, num_classes, s.label_smoothing)
         return Asked(mixed, targets, guesses.sure | guesses.sure[pair])
-
-    def _for_the_branch(self, unlabelled: Batch) -> Batch:
-        """The weak view in place of the branch's first, and the others and the keys that it asked for."""
-        views = (unlabelled.views[0], *unlabelled.views[2:])
-        return replace(unlabelled, views=views, keys=unlabelled.keys[: len(unlabelled.keys) - self.settings.mixes])

@@ -5,7 +5,6 @@ the convolutional one is sure of in a weak view teaches both in a strong one. Wi
 transformer it is Semi-MAE's variant (Yu et al., 2023, arXiv:2301.01431, Table 2).
 """
 
-from dataclasses import replace
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -15,14 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.batch import Batch, Stream
+from tutelage.branch import beside, branch_around, branch_batch, check_branch, nothing_of, unlabelled_stream
 from tutelage.clock import Clock
 from tutelage.config import Count, NonNegative, Share
 from tutelage.dense import KeptBuffers
 from tutelage.distributed import world_size
 from tutelage.errors import SettingsError
-from tutelage.heads import check_classes_shown, linear_head
+from tutelage.heads import check_labels_to_guess_from, linear_head
 from tutelage.losses import cross_entropy
-from tutelage.method import Method, MethodSettings, Output, branch_around, nothing_of, seen
+from tutelage.method import Method, MethodSettings, Output, seen
 from tutelage.pseudo_labels import Guesses, guessed, guessed_cross_entropy
 from tutelage.teacher import EMATeacher
 from tutelage.two_streams import Exchanges, TwoStreams, check_conv
@@ -64,10 +64,8 @@ class SemiformerSettings(MethodSettings, Generic[B]):
     @property
     def streams(self) -> dict[str, Stream]:
         """Unlabelled pictures, weakly and strongly changed, and what the branch asks for besides; labelled ones, strongly."""
-        branch = next(iter(self.branch.streams.values())) if self.branch else Stream(views=("simple",))
-        views = ("weak", "strong", *branch.views[1:])
         return {
-            "unlabelled": Stream(views, branch.num_keys, "unknown", self.unlabelled_ratio),
+            "unlabelled": unlabelled_stream(self.branch, self.unlabelled_ratio),
             "labelled": Stream(("strong",), labels="known"),
         }
 
@@ -79,19 +77,11 @@ class SemiformerSettings(MethodSettings, Generic[B]):
                 "C-24", f"a pass of a process has {labelled} labelled pictures.", "Batch norms need two to tell them apart.",
                 f"Use a micro_batch of {2 * (1 + self.unlabelled_ratio)} or more, or fewer processes.",
             )  # fmt: skip
-        if self.branch:
-            if "mask_ratio" not in type(self.branch).model_fields:
-                raise SettingsError("C-24", f"method.branch '{self.branch.name}' is no masked method.")
-            self.branch.check(grid, pictures * self.unlabelled_ratio // (1 + self.unlabelled_ratio))
+        check_branch(self.branch, grid, pictures * self.unlabelled_ratio // (1 + self.unlabelled_ratio))
 
     def check_classes(self, data: str, shown: int) -> None:
         """Refuse training pictures without labels, or all of one class."""
-        check_classes_shown(
-            data,
-            shown,
-            "Labels of other pictures are guessed from them.",
-            "Give --labels labels.csv with the columns path and label, or a set with labels and --labels 40.",
-        )
+        check_labels_to_guess_from(data, shown)
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "Semiformer":
         """Two streams, one of them the student."""
@@ -138,9 +128,8 @@ class Semiformer(Method):
         if s.branch and guesses is None:
             loss = loss + nothing_of(self.branch)
         elif s.branch:
-            views = (unlabelled.views[0], *unlabelled.views[2:])  # the weak view in place of the branch's first
-            output = self.branch({"train": replace(unlabelled, views=views)}, clock)
-            parts |= {f"branch_{name}" if name in parts else name: part for name, part in output.parts.items()}
+            output = self.branch(branch_batch(unlabelled), clock)
+            parts = beside(parts, output.parts)
             loss, found = loss + s.branch_weight * output.loss, found | output.seen
         return Output(loss, parts, found)
 
@@ -162,7 +151,7 @@ class Semiformer(Method):
 
     def warming(self, clock: Clock) -> bool:
         """Whether only labels are learned from yet."""
-        return clock.epochs < min(self.settings.warmup_epochs, self.settings.max_warmup_share * clock.run_epochs)
+        return clock.within(self.settings.warmup_epochs, self.settings.max_warmup_share)
 
     def say(self, x: Float[Tensor, "b c h w"]) -> Said:
         """Logits of both streams."""
