@@ -23,6 +23,9 @@ __all__ = ["__version__", "detect", "evaluate", "evaluate_all", "finetune", "loa
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
+        from tutelage.floors import check_floors
+
+        check_floors()
         from tutelage import api
 
         return getattr(api, name)

@@ -4,16 +4,37 @@ What is new is written beside its place under a name that begins with a dot, syn
 synced. Nothing is written but by `os.write`, so that tests see every call and can end the process at each.
 """
 
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 _CHUNK = 1 << 24
 """Bytes that are hashed and written at a time."""
+WAITS = (0.5, 2.0, 8.0)
+"""Seconds before the 2nd, 3rd and 4th try where the disk or the network failed."""
+PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO",
+        "ESTALE",
+        "ETIMEDOUT",
+        "EAGAIN",
+        "EREMOTEIO",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENOTCONN",
+        "ENETDOWN",
+    )
+    if hasattr(errno, name)
+)
+"""Errors of the disk or the network, which say nothing about the file."""
+T = TypeVar("T")
 
 
 class Written(NamedTuple):
@@ -21,6 +42,18 @@ class Written(NamedTuple):
 
     size: int
     sha256: str
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What `ask` gives, asked again where the disk or the network fails. Raises what `ask` raises at last."""
+    for wait in WAITS:
+        try:
+            return ask()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            time.sleep(wait)
+    return ask()
 
 
 def write_synced(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
@@ -53,6 +86,13 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file, on a line of their own where a kill cut the last one short. Raises OSError."""
+    with path.open("ab+") as file:
+        torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write(("\n" * bool(torn) + "".join(f"{line}\n" for line in lines)).encode())
 
 
 def make_folder(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Encoders in from elsewhere: whole, to be used (`load_encoder`), or as a start, with a coverage line (`init_from`)."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -168,7 +169,8 @@ def init_from(vit: VisionTransformer, where: str, *, teacher: str | None = None)
     Positions are interpolated to another grid (bicubic, timm), and the patch embedding adapted to other channels.
 
     Raises:
-        CheckpointError: not there, damaged, nothing fits (K-31), or a tensor has another shape (K-30).
+        CheckpointError: not there, damaged, nothing fits (K-31), or a tensor has another shape or there are more or fewer
+            blocks (K-30).
 
     """
     weights = read_weights(where, teacher)
@@ -177,6 +179,7 @@ def init_from(vit: VisionTransformer, where: str, *, teacher: str | None = None)
     if not tensors:
         raise CheckpointError("K-31", f"no tensor of {where} has a name of the encoder's.", todo="Check --init.")
     _check_shapes(tensors, vit, weights.origin)
+    _check_depth(weights, vit)
     vit.load_state_dict(tensors, strict=False)
     return Coverage(
         weights.origin,
@@ -234,6 +237,17 @@ def _check_shapes(tensors: dict[str, Tensor], vit: VisionTransformer, origin: st
         f"width {vit.embed_dim}, depth {len(vit.blocks)}).",
         todo=f"Choose the backbone that it was trained with.{table}",
     )
+
+
+def _check_depth(weights: Weights, vit: VisionTransformer) -> None:
+    found = {match[1] for name in weights.tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    if len(found) != len(vit.blocks):
+        raise CheckpointError(
+            "K-30",
+            f"{weights.origin} has {len(found)} blocks, and the backbone {len(vit.blocks)}.",
+            "A part of it would be learned from nothing, or thrown away.",
+            f"Choose the backbone that it was trained with: --backbone.depth {len(found)}.",
+        )
 
 
 def _size_of(vit: VisionTransformer) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from tutelage.config import read_json, shortened
 from tutelage.data.index import Statistics
 from tutelage.encoder import BackboneSettings, pair
 from tutelage.errors import CheckpointError, nearest
-from tutelage.foreign import read_pickled, read_safetensors
+from tutelage.foreign import check_header, read_pickled, read_safetensors
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PATCHES = "patch_embed.proj.weight"
@@ -148,8 +148,11 @@ def _handed_on(settings: dict[str, Any]) -> str:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's networks. Raises CheckpointError K-10 where it is not as it was written."""
     with reading(path):
-        expected = read_json(path / "MANIFEST.json")["files"]["model.safetensors"]
-        data = (path / "model.safetensors").read_bytes()
+        expected, file = read_json(path / "MANIFEST.json")["files"]["model.safetensors"], path / "model.safetensors"
+        if file.is_symlink():
+            raise ValueError("model.safetensors is a link")
+        check_header(file)
+        data = file.read_bytes()
         if len(data) != expected["size"]:
             raise ValueError(f"model.safetensors has {len(data):,} of {expected['size']:,} bytes")
         if hashlib.sha256(data).hexdigest() != expected["sha256"]:

@@ -117,7 +117,7 @@ def test_hidden_files_and_the_droppings_of_other_systems_are_no_pictures(tmp_pat
     data = open_data(str(tmp_path))
     assert data.found.num_pictures == 12
     assert data.found.unreadable == ()
-    assert dict(data.found.other_files) == {".md": 1}
+    assert dict(data.found.other_files) == {"(hidden)": 4, ".md": 1}
 
 
 def test_links_that_circle_are_cut(tmp_path):

@@ -19,6 +19,7 @@ from PIL import Image
 
 from data.pictures_on_disk import damage, fill
 from small_runs import tiny
+from tutelage import durable
 from tutelage.batch import Stream
 from tutelage.data import found, reading
 from tutelage.data.decode import FULL_PIXELS, decode
@@ -406,7 +407,7 @@ NO_DISK = Path("/proc/self/mem")
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(reading, "WAITS", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(durable, "WAITS", (0.1, 0.1, 0.1))
     if not NO_DISK.exists():
         pytest.skip("there is no /proc to take an input/output error from")
 

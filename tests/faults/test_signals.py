@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from worlds import STEPS, begin, ended, fingerprint, last_step, lines, losses, wait_for
+from worlds import STEPS, begin, ended, fingerprint, last_step, lines, losses, rendezvous, wait_for
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
@@ -141,7 +141,7 @@ def test_a_run_whose_launcher_was_killed_saves_and_leaves(tmp_path: Path) -> Non
     words = ["--data=digits", "--steps=100000", "--batch-size=32", "--log-steps=1", "--monitors=0", f"--out={out}"]
     launcher = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, *words, "--backbone.width=16", "--backbone.depth=2", "--backbone.heads=2"],
-        env={**os.environ, "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **rendezvous(1), "RANK": "0", "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
     wait_for(out, 3, _Alive(launcher))

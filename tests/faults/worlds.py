@@ -36,13 +36,17 @@ def begin(out: Path, plant: Plant | None = None, **changes: Any) -> Any:
     return process
 
 
-def begin_world(out: Path, world: int, plant: Plant | None = None, **changes: Any) -> list[Any]:
-    """A run by several processes, as torchrun would start them."""
+def rendezvous(world: int) -> dict[str, str]:
+    """Where so many processes meet, as torchrun would tell them, at a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-    processes = []
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+
+
+def begin_world(out: Path, world: int, plant: Plant | None = None, **changes: Any) -> list[Any]:
+    """A run by several processes, as torchrun would start them."""
+    shared, processes = rendezvous(world), []
     for rank in range(world):
         environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         processes.append(FORKSERVER.Process(target=_run, args=(out, environment, plant, changes)))

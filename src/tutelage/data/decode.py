@@ -5,6 +5,7 @@ pixel is decoded; a truncated file is refused, never filled with grey; transpare
 applied; of several frames or pages the first counts; a huge JPEG is decoded at a half, a quarter or an eighth.
 """
 
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -117,11 +118,12 @@ def open_image(data: bytes) -> Image.Image:
             image = Image.open(BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
             raise Unreadable(_guess(data)) from None
-        except Image.DecompressionBombError:
-            raise Unreadable(_too_large(MAX_PIXELS)) from None
+        except Image.DecompressionBombError as bomb:
+            told = re.search(r"\d+", str(bomb))  # Image size (3600000000 pixels) exceeds limit ...
+            raise Unreadable(_too_large(int(told[0]) if told else 0, MAX_PIXELS)) from None
     most = MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS
     if image.width * image.height > most:
-        raise Unreadable(_too_large(most))
+        raise Unreadable(_too_large(image.width * image.height, most))
     return image
 
 
@@ -140,7 +142,7 @@ def check_array(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
     if 0 in shape:
         raise Unreadable("no pixels")
     if shape[0] * shape[1] > MAX_PIXELS:
-        raise Unreadable(_too_large(MAX_PIXELS))
+        raise Unreadable(_too_large(shape[0] * shape[1], MAX_PIXELS))
     if shape[0] * shape[1] * num_channels(shape) > 4 * MAX_PIXELS:
         raise Unreadable(f"more than {4 * MAX_PIXELS:,} values")
     if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
@@ -235,8 +237,8 @@ def _from_array(array: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.require(chw, requirements=["C", "W"]))
 
 
-def _too_large(pixels: int) -> str:
-    return f"more than {pixels:,} pixels"
+def _too_large(pixels: int, most: int) -> str:
+    return f"{pixels:,} pixels, more than {most:,}"
 
 
 def _guess(data: bytes) -> str:

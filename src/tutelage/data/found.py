@@ -98,7 +98,7 @@ def open_files(listing: Listing, cache: Path | None) -> Readable:
         channels=_channels(listing.root, names, seen),
         unreadable=tuple(unreadable.items()),
         other_files=listing.other_files,
-        notes=(*listing.notes, *_misnamed(names, seen)),
+        notes=(*listing.notes, *_misnamed(names, seen), *_of_several(names, seen)),
     )
     source = FileSource(
         listing.root,
@@ -149,6 +149,12 @@ def _misnamed(names: tuple[str, ...], looks: tuple[Look, ...]) -> list[str]:
         if _SUFFIX_FORMATS.get(suffix, suffix[1:].upper()) != look.format:
             wrong.append(f"{name} is {look.format}")
     return [f"{len(wrong):,} files are of another format than their names say ({wrong[0]})"] if wrong else []
+
+
+def _of_several(names: tuple[str, ...], looks: tuple[Look, ...]) -> list[str]:
+    """A note on files that hold more than a picture."""
+    found = [name for name, look in zip(names, looks, strict=True) if look.several]
+    return [f"{len(found):,} files move or have pages: the first picture of each counts ({found[0]})"] if found else []
 
 
 def _channels(root: Path, names: tuple[str, ...], looks: tuple[Look, ...]) -> int:

@@ -23,7 +23,7 @@ from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
 from tutelage.data.objects import Instances, coco_files, instances_of, read_coco
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
-from tutelage.errors import DataError, listed
+from tutelage.errors import DataError, listed, nearest
 
 __all__ = [
     "ArraySource",
@@ -152,6 +152,9 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
 
 def _listed(path: Path) -> Listing:
     """The files of a folder or list; of a folder with masks its pictures alone."""
+    if not path.exists():
+        todo = f"Check --data, or name a set. {nearest(path.name, named.NAMES)}"
+        raise DataError("D-01", f"there is no file or folder {path}.", todo=todo)
     if not (layout := layout_of(path)):
         return list_data(path)
     listing = list_data(path / layout.pictures)
@@ -214,10 +217,11 @@ def _power_sums(picture: torch.Tensor) -> torch.Tensor:
 def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | None) -> Data:
     readable = open_files(listing, cache or _cache_folder())
     classes = _classes(readable.labels)
-    _refuse_other_classes(listing.root, readable.labels, readable.parts)
+    untested = _refuse_other_classes(listing.root, readable.labels, readable.parts)
     number = {label: k for k, label in enumerate(classes)}
     labels = np.array([number.get(label, -1) for label in readable.labels], dtype=np.int64)
-    return _divide(name, readable.source, labels, classes, readable.parts, readable.found, holdout)
+    found = replace(readable.found, notes=(*readable.found.notes, *untested))
+    return _divide(name, readable.source, labels, classes, readable.parts, found, holdout)
 
 
 def _cache_folder() -> Path | None:
@@ -234,8 +238,8 @@ def _classes(labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.isascii() and name.isdigit() for name in names) else names)
 
 
-def _refuse_other_classes(root: Path, labels: tuple[str, ...], parts: tuple[str, ...]) -> None:
-    """Raise D-11 when a picture that is not trained on has a class that is not trained on."""
+def _refuse_other_classes(root: Path, labels: tuple[str, ...], parts: tuple[str, ...]) -> list[str]:
+    """Raise D-11 when a picture that is not trained on has a class that is not trained on; a note on classes nobody tests."""
     train = {label for label, part in zip(labels, parts, strict=True) if part == "train" and label}
     other = {label for label, part in zip(labels, parts, strict=True) if part != "train" and label}
     if train and other - train:
@@ -245,6 +249,12 @@ def _refuse_other_classes(root: Path, labels: tuple[str, ...], parts: tuple[str,
             "A class that is not trained on cannot be tested.",
             "Give the folders (or labels) of both parts the same names.",
         )
+    untested = sorted(train - other)
+    return (
+        [f"{len(untested)} of {len(train)} classes are in no other part: {listed(untested)}"]
+        if other and untested
+        else []
+    )
 
 
 def _some(names: set[str]) -> str:
@@ -284,6 +294,9 @@ def _divide(
     trained = trainable & ~test & ~held_out
     notes += _leaks(source, trained, held_out, test)
     train = everything.subset(trained)
+    single = [] if masks or instances else [classes[k] for k in np.flatnonzero(_counts(train) == 1)]
+    if single:
+        notes.append(f"{len(single)} of {len(classes)} classes have a single training picture: {listed(single)}")
     if not len(train):
         raise DataError("D-03", f"{name} has {len(source)} pictures, and none is left to train on.")
     return Data(
@@ -295,6 +308,11 @@ def _divide(
         replace(found, notes=(*found.notes, *notes)),
         _fingerprint(everything, test, held_out),
     )
+
+
+def _counts(pictures: Pictures) -> NDArray[np.int64]:
+    """Pictures of each class."""
+    return np.bincount(pictures.labels[pictures.labels >= 0], minlength=len(pictures.classes))
 
 
 def _leaks(source: Source, train: NDArray[np.bool_], held_out: NDArray[np.bool_], test: NDArray[np.bool_]) -> list[str]:

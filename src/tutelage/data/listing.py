@@ -6,13 +6,13 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.data.decode import EXTENSIONS
-from tutelage.errors import DataError, nearest
+from tutelage.errors import DataError, listed, nearest
 
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "validation": "val"}
 _JUNK = ("thumbs.db", "desktop.ini")
@@ -41,9 +41,7 @@ def list_data(path: Path) -> Listing:
     if path.is_dir():
         return list_folder(path)
     if not path.is_file():
-        raise DataError(
-            "D-01", f"there is no file or folder {path}.", todo="Check --data, or name a set such as 'digits'."
-        )
+        raise DataError("D-01", f"there is no file or folder {path}.", todo="Check --data.")
     if path.suffix.lower() == ".csv":
         return list_csv(path)
     if path.suffix.lower() in (".txt", ".list", ".lst"):
@@ -60,12 +58,13 @@ def list_folder(root: Path) -> Listing:
     """
     found: list[str] = []
     other: Counter[str] = Counter()
-    for name in _walk(root):
+    for name in _walk(root, other):
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of millions takes minutes
         if suffix in EXTENSIONS:
             found.append(name)
         else:
             other[suffix or "(no suffix)"] += 1
+    other = +other  # without what was counted as none
     names = tuple(sorted(found))
     if not names:
         raise DataError("D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for())
@@ -74,12 +73,23 @@ def list_folder(root: Path) -> Listing:
     parts = tuple(_PARTS[top] for top in tops) if divided else ("train",) * len(names)
     labels = _class_of(names, parts, depth=int(divided))
     folders = sorted(set(labels) - {""})
-    note = f"{len(folders)} class folders give the labels: {', '.join(folders[:5])}{', ...' if folders[5:] else ''}"
-    return Listing(root, names, labels, parts, other, (note,) if folders else ())
+    notes = [f"{len(folders)} class folders give the labels: {listed(folders)}"] if folders else []
+    if folders and (empty := _without_pictures(root, names, int(divided))):
+        notes.append(f"{len(empty)} beside them have no picture: {listed(empty)}")
+    return Listing(root, names, labels, parts, other, tuple(notes))
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Files below `root`, relative to it: no hidden ones, and no folder twice, so that links cannot circle."""
+def _without_pictures(root: Path, names: Sequence[str], depth: int) -> list[str]:
+    """The folders where class folders are, `depth` below `root`, under which no picture lies."""
+    shown = {"/".join(name.split("/")[: depth + 1]) for name in names}
+    parts = sorted({name.split("/")[0] for name in names}) if depth else [""]
+    beside = [path for part in parts for path in sorted((root / part).iterdir()) if path.is_dir()]
+    found = [path.relative_to(root).as_posix() for path in beside if not path.name.startswith((".", "__MACOSX"))]
+    return [name for name in found if name not in shown]
+
+
+def _walk(root: Path, other: Counter[str]) -> Iterator[str]:
+    """Files below `root`, relative to it; hidden ones are counted in `other`. No folder comes twice, so links cannot circle."""
     seen: set[tuple[int, int]] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
         here = Path(folder)
@@ -94,7 +104,9 @@ def _walk(root: Path) -> Iterator[str]:
             key=lambda name: ((here / name).is_symlink(), name),
         )
         below = "" if here == root else f"{here.relative_to(root).as_posix()}/"
-        yield from (below + name for name in files if not name.startswith(".") and name.lower() not in _JUNK)
+        shown = [name for name in files if not name.startswith(".") and name.lower() not in _JUNK]
+        other["(hidden)"] += len(files) - len(shown)
+        yield from (below + name for name in shown)
 
 
 def _refuse_folder(error: OSError) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tutelage.data import npy, tiff
 from tutelage.data.decode import (
@@ -33,6 +34,8 @@ class Look:
     identity: Identity
     mark: int
     """The same for files of the same bytes, and very rarely for others."""
+    several: bool = False
+    """It moves or has pages: its first picture is the one."""
 
 
 def look(path: Path) -> Look:
@@ -94,7 +97,15 @@ def _look(path: Path, ends: Ends, contents: Contents | None = None) -> Look:
     mode, mark = image.mode, ends.mark
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     grey, deep = mode in GREY_MODES, mode in DEEP_MODES
-    return Look(kind, mode, (height, width), 1 if grey else 3, deep, ends.identity, mark)
+    return Look(kind, mode, (height, width), 1 if grey else 3, deep, ends.identity, mark, _has_several(image))
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Whether a file moves or has pages; phones keep a preview beside a JPEG, which counts for nothing."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first picture may be damaged
+        return False
 
 
 def _needs_all(ends: Ends) -> bool:

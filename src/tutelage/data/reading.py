@@ -1,14 +1,13 @@
 """The bytes of a picture's file: of regular files only, and with patience for a disk that does not answer at once."""
 
-import errno
 import hashlib
 import os
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from tutelage.durable import PASSING, WAITS, patiently
 from tutelage.errors import DataError
 
 T = TypeVar("T")
@@ -17,24 +16,6 @@ MAX_BYTES = 2**29
 """Larger files are refused unread."""
 ENDS = 65_536
 """Bytes that are read at the beginning and at the end of a file to judge it by."""
-WAITS = (0.5, 2.0, 8.0)
-"""Seconds before the 2nd, 3rd and 4th try where the disk or the network failed."""
-PASSING = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EIO",
-        "ESTALE",
-        "ETIMEDOUT",
-        "EAGAIN",
-        "EREMOTEIO",
-        "EHOSTDOWN",
-        "EHOSTUNREACH",
-        "ENOTCONN",
-        "ENETDOWN",
-    )
-    if hasattr(errno, name)
-)
-"""Errors of the disk or the network, which say nothing about the picture."""
 
 
 class Unreadable(Exception):  # noqa: N818 - a state of a file, which the index counts and lists
@@ -100,13 +81,8 @@ def sha256(path: Path) -> str | None:
 
 
 def _patiently(path: Path, ask: Callable[[int, Identity], T]) -> T:
-    for wait in WAITS:
-        try:
-            return _once(path, ask)
-        except OSError:
-            time.sleep(wait)
     try:
-        return _once(path, ask)
+        return patiently(lambda: _once(path, ask))
     except OSError as error:
         raise DataError(
             "D-08",

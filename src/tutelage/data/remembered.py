@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tutelage.data.looking import Look
 from tutelage.data.reading import Identity
 
-_VERSION = 1
+_VERSION = 2
 _SETTLED = 2_000_000_000
 """Nanoseconds since its last change after which a file can be told from a later one by its time."""
 
@@ -45,7 +45,7 @@ def remember(cache: Path, root: Path, looks: Mapping[str, Look]) -> None:
     words = sorted({word for look in kept.values() for word in (look.format, look.mode)})
     number = {word: k for k, word in enumerate(words)}
     numbers = [
-        (*look.identity, *look.size, look.channels, look.deep, number[look.format], number[look.mode])
+        (*look.identity, *look.size, look.channels, look.deep, look.several, number[look.format], number[look.mode])
         for look in kept.values()
     ]
     file = _file(cache, root)
@@ -58,7 +58,7 @@ def remember(cache: Path, root: Path, looks: Mapping[str, Look]) -> None:
                 version=np.int64(_VERSION),
                 names=_text(list(kept)),
                 words=_text(words),
-                numbers=np.array(numbers, dtype=np.int64).reshape(-1, 8),
+                numbers=np.array(numbers, dtype=np.int64).reshape(-1, 9),
                 marks=np.array([look.mark for look in kept.values()], dtype=np.uint64),
             )
         temporary.replace(file)
@@ -80,14 +80,15 @@ def _still_true(
         row = rows.get(name)
         if row is None:
             continue
-        length, modified, height, width, channels, deep, kind, mode = numbers[row].tolist()
+        length, modified, height, width, channels, deep, several, kind, mode = numbers[row].tolist()
         try:
             status = os.stat(f"{root}/{name}")  # noqa: PTH116 - a Path for each of millions takes minutes
         except (OSError, ValueError):
             continue
         if (status.st_size, status.st_mtime_ns) == (length, modified):
             identity, mark = Identity(length, modified), int(marks[row])
-            looks[name] = Look(words[kind], words[mode], (height, width), channels, bool(deep), identity, mark)
+            size = height, width
+            looks[name] = Look(words[kind], words[mode], size, channels, bool(deep), identity, mark, bool(several))
     return looks
 
 

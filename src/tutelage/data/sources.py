@@ -1,6 +1,7 @@
 """Where pictures lie: files on disk, or one array in memory; and the parts of it that are trained or tested on."""
 
 import hashlib
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +23,8 @@ from tutelage.data.reading import Identity, Unreadable, read, sha256
 from tutelage.data.tags import Tags
 from tutelage.errors import DataError, MachineError
 
+IN_FLIGHT: dict[int, Path] = {}
+"""The file that each thread is reading or decoding now, by the thread's number: what to name where one hangs."""
 _MOST_TRIES = 100
 
 
@@ -32,6 +35,11 @@ class Source(Protocol):
     @property
     def failed(self) -> dict[str, str]:
         """Pictures that turned out to be damaged after the set was opened, with the reason."""
+        ...
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of the bytes of each that failed."""
         ...
 
     @property
@@ -86,7 +94,14 @@ class FileSource:
         Raises `Unreadable` where it is damaged, and remembers so in `failed`; DataError D-04 when these are too many,
         D-07 where the file is not what it was when the set was opened, D-08 where the disk fails; MachineError R-24.
         """
-        name, data = self.names[i], self._as_opened(i)
+        name = self.names[i]
+        IN_FLIGHT[threading.get_ident()] = self.root / name
+        try:
+            return self._decoded(i, name, self._as_opened(i))
+        finally:
+            IN_FLIGHT.pop(threading.get_ident())
+
+    def _decoded(self, i: int, name: str, data: bytes) -> Tensor:
         try:
             picture = to_channels(decoded(data, Path(name).suffix), self.channels)
         except Unreadable as damaged:
@@ -129,6 +144,7 @@ class ArraySource:
     prefix: str
     """Picture 7 is called `prefix/00007`."""
     failed: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:

@@ -1,15 +1,39 @@
 """Before the first step: all processes of a run have the same settings, pictures, code and torch."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tutelage.data.index import Data
-from tutelage.distributed import all_sum, rank, world_size
+from tutelage.distributed import all_max, all_sum, rank, world_size
 from tutelage.engine.settings import RunSettings
 from tutelage.errors import DistributedError
+
+
+@contextmanager
+def beginning_together(device: torch.device) -> Iterator[None]:
+    """A block that every process runs through; where it fails on some, the others are told.
+
+    Raises:
+        DistributedError: P-04, it failed on another process, which says why.
+
+    """
+    try:
+        yield
+    except Exception:
+        all_max(torch.ones((), device=device))
+        raise
+    if all_max(torch.zeros((), device=device)) > 0:
+        raise DistributedError(
+            "P-04",
+            "another process of this run could not begin.",
+            "Its pictures, its disk or its version are not as they are here.",
+            "Look at its output first.",
+        )
 
 
 def check_agreement(settings: RunSettings[Any], data: Data, device: torch.device) -> None:

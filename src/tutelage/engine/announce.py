@@ -1,8 +1,9 @@
 """What is about to run on what: printed, and kept in the run folder."""
 
+from dataclasses import replace
 from typing import Any
 
-from tutelage.clock import Clock
+from tutelage.clock import Clock, moves
 from tutelage.data.index import Data, Statistics
 from tutelage.data.tags import table_rows
 from tutelage.distributed import world_size
@@ -11,6 +12,7 @@ from tutelage.engine.run import RunFolder, environment
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics
 from tutelage.export import Coverage
+from tutelage.method import Method
 from tutelage.tables import csv_text
 
 
@@ -62,3 +64,14 @@ def announcement(
     if clock.step:
         lines.append(f"resume  at step {clock.step} of {clock.total_steps}")
     return lines
+
+
+def standing_still(method: Method, clock: Clock) -> list[str]:
+    """A line for each teacher that a run as short as this one never moves."""
+    end = replace(clock, step=clock.total_steps, updates=clock.total_steps)
+    return [
+        f"note    the {name.replace('_', ' ')} moves when an epoch ends, and the run has {clock.run_epochs:.2g} epochs: "
+        "it stays as it begins"
+        for name, teacher in method.teachers.items()
+        if moves(teacher.settings.every, end) == 0
+    ]

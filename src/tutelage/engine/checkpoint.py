@@ -7,9 +7,11 @@ header and its hash were found right; nothing that a checkpoint names is opened 
 import hashlib
 import json
 import os
+import platform
 import re
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from tutelage.clock import Clock, moves
 from tutelage.config import parse_json
-from tutelage.durable import remove_folder
+from tutelage.durable import PASSING, WAITS, patiently, remove_folder
 from tutelage.engine.chain import Links
 from tutelage.engine.snapshot import BEST, FORMAT, MANIFEST, MODEL, OPTIMIZER, FileEntry, Manifest, is_finite, seal
 from tutelage.errors import CheckpointError
@@ -103,7 +105,7 @@ def load_newest(folder: Path, before: int | None = None) -> tuple[Checkpoint | N
 
     Raises:
         CheckpointError: K-11, there are checkpoints but none is whole: a run never starts again at step 0 by itself;
-            K-12, the newest is of a later version.
+            K-12, the newest is of a later version; K-21, the disk fails: a checkpoint behind it is not damaged.
 
     """
     wrong: list[str] = []
@@ -111,8 +113,10 @@ def load_newest(folder: Path, before: int | None = None) -> tuple[Checkpoint | N
         if before is not None and step_of(path) >= before:
             continue
         try:
-            return read_checkpoint(path), wrong
+            return patiently(partial(read_checkpoint, path)), wrong
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in PASSING:
+                raise _disk_failed(path, error) from error
             wrong.append(f"{path.name}: {reason_of(error)}")
     if wrong:
         raise CheckpointError(
@@ -122,6 +126,15 @@ def load_newest(folder: Path, before: int | None = None) -> tuple[Checkpoint | N
             "Restore a checkpoint, or begin a new run with another --out.",
         )
     return None, wrong
+
+
+def _disk_failed(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        "K-21",
+        f"{path} could not be read on {platform.node()} in {len(WAITS) + 1} tries: {reason_of(error).lower()}.",
+        "The disk or the network fails, which says nothing about the checkpoint: no older one takes its place.",
+        "Mend it, or remove that checkpoint, and run the same command again.",
+    )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -248,9 +261,9 @@ def restore(checkpoint: Checkpoint, method: Method, optimizer: torch.optim.Optim
 
 
 def refuse_other_shapes(found: dict[str, Tensor], module: nn.Module) -> None:
-    """Refuse weights of another size, naming the first tensors that differ."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    """Refuse weights of another size or precision, naming the first tensors that differ."""
+    expected = {name: _form(tensor) for name, tensor in module.state_dict().items()}
+    shapes = {name: _form(tensor) for name, tensor in found.items()}
     if shapes == expected:
         return
     names = [name for name in sorted(expected.keys() | shapes.keys()) if shapes.get(name) != expected.get(name)]
@@ -263,6 +276,11 @@ def refuse_other_shapes(found: dict[str, Tensor], module: nn.Module) -> None:
         "It was written by a run with other settings.",
         "Use the settings of that run, or another --out.",
     )
+
+
+def _form(tensor: Tensor) -> str:
+    """`(64, 32) float32`."""
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _placed(value: Tensor, parameter: nn.Parameter, key: str) -> Tensor:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from tutelage.batch import Batch, Stream, shared_out
-from tutelage.data.index import Pictures
+from tutelage.data.duplicates import shared
+from tutelage.data.index import FileSource, Pictures
 from tutelage.data.order import Draws, chain, mix
 from tutelage.data.streams import PictureStream, batches
 from tutelage.engine.settings import RunSettings
+from tutelage.errors import listed
 
 Micro = dict[str, Batch]
 """What a forward pass takes: a batch of each stream, by name."""
@@ -62,6 +64,23 @@ class Feeds:
         finally:
             for source in sources:
                 source.close()  # type: ignore[attr-defined]
+
+    def notes(self, pictures: Pictures) -> list[str]:
+        """What is to be known of labels: pictures without one that nobody uses, and such as also come with one."""
+        kinds = {feed.stream.labels for feed in self.by_name.values()}
+        unknown = pictures.subset(pictures.labels < 0)
+        if kinds == {"known"} and len(unknown):
+            names = listed([unknown.name(i) for i in range(min(6, len(unknown)))])
+            return [f"{len(unknown):,} training pictures have no label and are not used ({names})"]
+        if kinds == {"known", "unknown"} and isinstance(pictures.source, FileSource):
+            known, other = np.zeros((2, len(pictures.source)), dtype=np.bool_)
+            known[pictures.ids[pictures.labels >= 0]], other[unknown.ids] = True, True
+            if found := shared(pictures.source, known, other):
+                return [
+                    f"warning: {'at least ' if found.more else ''}{found.num:,} of {known.sum():,} labelled pictures are among "
+                    f"those without a label too, byte for byte ({found.example[0]} is {found.example[1]})"
+                ]
+        return []
 
     def names(self, batch: Micro) -> list[str]:
         """Of the pictures of a micro-batch."""

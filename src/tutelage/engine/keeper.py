@@ -16,9 +16,9 @@ from tutelage.engine.run import RunFolder
 from tutelage.engine.saver import Saver
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import StepResult
-from tutelage.engine.trouble import Trouble
+from tutelage.engine.trouble import Trouble, wrong
 from tutelage.engine.watch import Watch
-from tutelage.errors import MachineError
+from tutelage.errors import MachineError, listed
 from tutelage.method import Method
 
 FIRST_SAVE, SAVE_EVERY = 60.0, 600.0
@@ -64,6 +64,12 @@ class Keeper:
 
     def judge(self, clock: Clock, result: StepResult, micro_batches: list[Micro]) -> Clock:
         """Look at the step's losses; where too many are in doubt, go back to the checkpoint before them."""
+        if not result.applied:
+            where = f" (process {listed(list(map(str, result.processes)))})" if result.processes else ""
+            self.progress.say(
+                f"N-01    step {clock.step}: {wrong(result)}{where}; its update is left out, its pictures are in "
+                f"{self.run.path / 'repro'}"
+            )
         if self.trouble.doubts(clock, result, micro_batches):
             self.saver.settle()
             clock = self.trouble.go_back(clock, result)
@@ -106,9 +112,10 @@ class Keeper:
     def _tell(self, line: dict[str, Any] | None) -> None:
         """What became of saves, pictures that were replaced by others, the line of metrics, and logs that failed."""
         self.saver.tell()
-        failed = self.data.train.source.failed
+        source = self.data.train.source
+        failed = source.failed
         for name in list(failed)[self.told :]:
-            self.run.event("unreadable", name=name, reason=failed[name])
+            self.run.event("unreadable", name=name, reason=failed[name], sha256=source.hashes[name])
         self.told = len(failed)
         if line:
             self.run.append("metrics.jsonl", line)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from tutelage.errors import MachineError
+from tutelage.errors import DistributedError, MachineError
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 _PR_SET_PDEATHSIG = 1
@@ -29,13 +29,12 @@ def launched(wanted: Literal["cpu", "cuda"] | None) -> Iterator[torch.device]:
 
     Leftovers of another launcher in the environment are ignored unless all four of torchrun's variables are there.
     """
-    kind = _device_kind(wanted)
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    kind, together = _device_kind(wanted), _under_launcher()
+    local = int(os.environ.get("LOCAL_RANK", 0)) if together else 0
     device = torch.device(kind, local) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
-        torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
-    begin = all(name in os.environ for name in _RENDEZVOUS) and not dist.is_initialized()
+        _use(device)
+    begin = together and not dist.is_initialized()
     if begin:
         _meet(device)
     try:
@@ -45,12 +44,56 @@ def launched(wanted: Literal["cpu", "cuda"] | None) -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
+def _under_launcher() -> bool:
+    """Whether this is one of several processes. Raises DistributedError P-02 where what says so makes no sense."""
+    given = {name: os.environ[name] for name in _RENDEZVOUS if name in os.environ}
+    if len(given) < len(_RENDEZVOUS):
+        return False
+    numbers = [given["RANK"], given["WORLD_SIZE"], given["MASTER_PORT"], os.environ.get("LOCAL_RANK", "0")]
+    if all(number.isascii() and number.isdigit() for number in numbers) and int(given["RANK"]) < int(
+        given["WORLD_SIZE"]
+    ):
+        return True
+    told = ", ".join(f"{name}={value}" for name, value in given.items())
+    raise DistributedError(
+        "P-02",
+        f"the environment says that this is one of several processes, and makes no sense: {told}.",
+        "It may be left over from another launcher.",
+        f"Start with torchrun, or without it: unset {' '.join(_RENDEZVOUS)}.",
+    )
+
+
+def _use(device: torch.device) -> None:
+    """Compute on this GPU. Raises MachineError R-21."""
+    try:
+        torch.cuda.set_device(device)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise MachineError(
+            "R-21", f"{device} cannot be used: {reason}.", todo="Use --device cpu, or mend the driver."
+        ) from error
+    torch.set_float32_matmul_precision("high")
+
+
 def _meet(device: torch.device) -> None:
     """Make the process group. A restart by torchrun meets under keys of its own.
 
     torch 2.15 keeps the launcher's store over restarts: under the old keys the processes wait at the sockets of the dead.
+
+    Raises:
+        DistributedError: P-03, another program listens where the processes are to meet.
+
     """
-    store, number, world = next(iter(rendezvous("env://")))
+    try:
+        store, number, world = next(iter(rendezvous("env://")))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error) and "address already in use" not in str(error):
+            raise
+        raise DistributedError(
+            "P-03",
+            f"port {os.environ['MASTER_PORT']}, where the processes are to meet, is used by another program.",
+            todo="Use torchrun --standalone, which finds a free one, or --master-port with another.",
+        ) from error
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -113,7 +156,7 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Handle the signals, and under a launcher its death."""
-        if "LOCAL_RANK" in os.environ:
+        if _under_launcher():
             _end_with_parent()
         try:
             before = {number: signal.signal(number, self._handle) for number in _SIGNALS}

@@ -1,6 +1,6 @@
 """A run from settings to a finished run folder: open, build, go on where it stopped, train, export, report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from tutelage.data.index import Data, Statistics, measure_statistics, open_data
 from tutelage.data.order import mix
 from tutelage.distributed import alone, barrier, rank, world_size
 from tutelage.encoder import build_vit
-from tutelage.engine.agreement import check_agreement
-from tutelage.engine.announce import announcement, record
+from tutelage.engine.agreement import beginning_together, check_agreement
+from tutelage.engine.announce import announcement, record, standing_still
 from tutelage.engine.feeds import Feeds, open_feeds
 from tutelage.engine.finish import finish
 from tutelage.engine.guard import Guard
@@ -22,7 +22,7 @@ from tutelage.engine.optim import build_optimizer
 from tutelage.engine.progress import ProgressLine
 from tutelage.engine.pulse import Pulse, naming_the_lost
 from tutelage.engine.resume import resume
-from tutelage.engine.run import RunFolder, check_writable, refuse_other_settings
+from tutelage.engine.run import RunFolder, check_writable, refuse_export, refuse_other_settings
 from tutelage.engine.saver import Saver
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import Numerics, train
@@ -60,7 +60,8 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, stop
     with StopRequest(out, *stops).listening() as stop, launched(settings.device) as device:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        data, feeds, clock = prepared(settings, out)
+        with beginning_together(device):
+            data, feeds, clock = prepared(settings, out)
         check_agreement(settings, data, device)
         run = RunFolder(out, writes=rank() == 0)
         try:
@@ -75,6 +76,7 @@ def prepared(settings: RunSettings[Any], out: Path) -> tuple[Data, Feeds, Clock]
     """The pictures of a run in `out`, their order, and the clock at step 0. Raises all that can be known before it begins."""
     settings.check(world_size())
     check_writable(out)
+    refuse_export(out)
     refuse_other_settings(out, settings)
     data = open_data(
         settings.data,
@@ -88,7 +90,8 @@ def prepared(settings: RunSettings[Any], out: Path) -> tuple[Data, Feeds, Clock]
     )
     settings.method.check_classes(data.name, data.train.num_shown)
     feeds = open_feeds(settings.method.streams, data.train, settings)
-    return data, feeds, new_clock(settings, data, feeds)
+    found = replace(data.found, notes=(*data.found.notes, *feeds.notes(data.train)))
+    return replace(data, found=found), feeds, new_clock(settings, data, feeds)
 
 
 def _pretrain(
@@ -113,7 +116,8 @@ def _pretrain(
 
     progress = ProgressLine(clock.total_steps, clock.step, quiet=quiet)
     record(run, data, statistics, numerics, clock, resumed.reached)
-    for line in (*announcement(settings, data, numerics, clock, coverage), *resumed.notes):
+    still = standing_still(method, clock)
+    for line in (*announcement(settings, data, numerics, clock, coverage), *still, *resumed.notes):
         progress.say(line)
     source = feeds.steps(
         clock.step,

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage.errors import DistributedError
+from tutelage.data.sources import IN_FLIGHT
+from tutelage.errors import DistributedError, listed, printable
 
 BEAT = 2.0
 """Seconds between two beats."""
@@ -168,7 +169,9 @@ class Pulse:
         stacks = self.folder / f"stacks-{self.rank}.txt"
         with stacks.open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file)
-        told = f"{what} The others wait for it in vain. Where this process stands is in {stacks}; start the run again."
+        reading = listed([printable(str(path)) for path in IN_FLIGHT.values()])
+        files = f"It was reading {reading}. " if reading else ""
+        told = f"{what} {files}The others wait for it in vain. Where this process stands is in {stacks}; start the run again."
         sys.stderr.write(told + "\n")
         sys.stderr.flush()
         os._exit(7)

@@ -123,9 +123,13 @@ def _newest_of_all(run: RunFolder, device: torch.device) -> tuple[Checkpoint | N
 
 def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, data: Data, feeds: Feeds) -> None:
     if checkpoint.fingerprint != data.fingerprint:
+        then, now = run.read("data.json"), {part: len(getattr(data, part)) for part in ("train", "held_out", "test")}
+        told = "; ".join(
+            f"{then.get(part, '?')} {part.replace('_', ' ')} then, {count} now" for part, count in now.items()
+        )
         raise CheckpointError(
             "K-14",
-            f"the pictures of {data.name} are not those that {run.path} was begun with.",
+            f"the pictures of {data.name} are not those that {run.path} was begun with ({told}).",
             "Going on would mix two data sets without a trace.",
             "Restore the pictures, or begin another run with --init and another --out.",
         )

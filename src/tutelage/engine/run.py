@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from tutelage.config import redacted
-from tutelage.durable import make_folder, write_whole
+from tutelage.durable import append_lines, make_folder, write_whole
 from tutelage.engine.lease import Lease
 from tutelage.engine.settings import RunSettings, differences, read_settings
 from tutelage.errors import MachineError, SettingsError, TutelageError
 from tutelage.version import __version__
 
-_LEFT_BEHIND = re.compile(r"\.(encoder.*|.+\.jsonl?)-\d+(-old)?")
+_LEFT_BEHIND = re.compile(r"\.(?!lease|taking).+-\d+(-old)?")
 """What a process that was killed left beside the place where it would have been."""
 
 
@@ -76,9 +76,7 @@ class RunFolder:
         if not self.writes or self.lost:
             return
         try:
-            with (self.path / name).open("ab+") as file:
-                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # by a kill
-                file.write(("\n" * bool(torn) + json.dumps(values) + "\n").encode())
+            append_lines(self.path / name, [json.dumps(values)])
         except OSError as error:
             self.troubles.setdefault(name, (error.strerror or str(error)).lower())
 
@@ -136,11 +134,23 @@ def check_writable(path: Path) -> None:
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        reason = "is a file" if not place.is_dir() else "is not writable for this user"
+        owner = place.stat().st_uid
+        reason = "is a file" if not place.is_dir() else f"belongs to user {owner}, and this is user {os.getuid()}"
         raise MachineError(
             "R-03",
             f"the run cannot be written to {path}: {place} {reason}.",
             todo="Use another --out or mend its rights.",
+        )
+
+
+def refuse_export(path: Path) -> None:
+    """Raise SettingsError C-12 where the folder is an exported model: it has no optimizer's state to go on from."""
+    if (path / "config.json").is_file() and not (path / "settings.json").is_file():
+        raise SettingsError(
+            "C-12",
+            f"{path} is an exported model, which no run can go on from: it has no optimizer's state.",
+            "A run would write its files among those of the model.",
+            f"Begin from it with --init {path} and another --out.",
         )
 
 
@@ -180,7 +190,7 @@ def _take(path: Path) -> Lease:
             f"the run cannot be written to {path}: {error.strerror or error}.",
             todo="Use another --out or mend its rights.",
         ) from error
-    for item in path.iterdir():
-        if _LEFT_BEHIND.fullmatch(item.name):
-            shutil.rmtree(item) if item.is_dir() else item.unlink(missing_ok=True)
+    left_behind = [item for item in path.iterdir() if _LEFT_BEHIND.fullmatch(item.name)]
+    for item in (*left_behind, *(path / "checkpoints").glob(".step-*")):
+        shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
     return lease

@@ -77,7 +77,7 @@ class Trouble:
         times = self.guard.rollbacks
         return NumericsError(
             "N-02",
-            f"{_wrong(result)} again at step {clock.step}, after {times} return{'s' if times != 1 else ''} to a checkpoint.",
+            f"{wrong(result)} again at step {clock.step}, after {times} return{'s' if times != 1 else ''} to a checkpoint.",
             f"The learning rate was at {self.guard.lr_factor:g} of the schedule's by then; the checkpoints are good.",
             "See RUN/repro for the pictures; begin another (--init RUN --out OTHER) with a lower --optim.base-lr.",
         )
@@ -86,13 +86,13 @@ class Trouble:
 def _nowhere_to_go(clock: Clock, result: StepResult, doubts: int) -> NumericsError:
     return NumericsError(
         "N-01",
-        f"{_wrong(result)} in {doubts} of the last steps, up to step {clock.step}, and no checkpoint is from before them.",
+        f"{wrong(result)} in {doubts} of the last steps, up to step {clock.step}, and no checkpoint is from before them.",
         "No update that was not finite was applied.",
         "Begin another (--out OTHER) with a lower --optim.base-lr, --optim.clip 1, or --precision float32.",
     )
 
 
-def _wrong(result: StepResult) -> str:
+def wrong(result: StepResult) -> str:
     """Which number, and what is the matter with it."""
     names = [name for name, value in result.losses.items() if not math.isfinite(value)]
     if names:

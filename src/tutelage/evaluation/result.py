@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tutelage.durable import append_lines
 from tutelage.errors import MachineError
 
 
@@ -119,9 +120,7 @@ def remember(where: str, evaluations: Sequence[Evaluation]) -> None:
     if not (run / "settings.json").is_file():
         return
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    lines = [json.dumps({"time": now, **one.to_json()}) + "\n" for one in evaluations]
     try:
-        with (run / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(lines)
+        append_lines(run / "evaluations.jsonl", [json.dumps({"time": now, **one.to_json()}) for one in evaluations])
     except OSError as error:
         raise MachineError("R-03", f"{run}/evaluations.jsonl cannot be written: {error.strerror or error}.") from error

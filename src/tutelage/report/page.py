@@ -2,13 +2,13 @@
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tutelage.durable import write_whole
 from tutelage.report.charts import charts
 from tutelage.report.collect import Record, Row, collect, plain
 from tutelage.report.verdict import verdict
@@ -30,11 +30,9 @@ def write_report(run: Path) -> Path:
         SettingsError: R-10, the folder holds nothing of a run.
 
     """
-    page = render(collect(run))
     path = run / "report.html"
-    temporary = run / f".report.html-{os.getpid()}"
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.replace(path)
+    write_whole(path, render(collect(run)).encode("utf-8"))
+    return path
 
 
 def render(record: Record) -> str:
