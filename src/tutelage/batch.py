@@ -1,5 +1,6 @@
 """What travels from the data to a method: `Stream` says what a method needs, `Batch` is what it gets."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -35,16 +36,20 @@ class Stream(NamedTuple):
         return self.masks or len(self.views)
 
 
-def shared_out(batch_size: int, streams: dict[str, Stream]) -> dict[str, int]:
-    """How many pictures of a batch each stream gets, by their shares. Raises SettingsError where they do not divide it."""
+def shared_out(batch_size: int, streams: dict[str, Stream], unit: int = 1) -> dict[str, int]:
+    """How many pictures of a batch each stream gets, by their shares.
+
+    Raises SettingsError C-25 where they do not divide it, with the nearest size that they do, a multiple of `unit`.
+    """
     parts = sum(stream.share for stream in streams.values())
     if batch_size % parts:
+        unit = math.lcm(unit, parts)
         shares = " + ".join(f"{stream.share} {name}" for name, stream in streams.items())
         raise SettingsError(
             "C-25",
             f"batch_size {batch_size} is no multiple of {parts} = {shares}.",
             "Every step takes pictures of each stream in these shares.",
-            f"Use a batch_size of {max(1, round(batch_size / parts)) * parts}.",
+            f"Use a batch_size of {max(1, round(batch_size / unit)) * unit}.",
         )
     return {name: batch_size // parts * stream.share for name, stream in streams.items()}
 

@@ -35,6 +35,8 @@ Ratio = Annotated[float, Field(gt=0, lt=1)]
 """A share, both ends excluded."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share or a probability, both ends included."""
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+"""A share that is not all."""
 Count = Annotated[int, Field(ge=1, le=2**53)]
 """A number of things, at least one. Whole numbers end at 2^53, above which JSON readers no longer agree on them."""
 Width = Annotated[int, Field(ge=1, le=2**16)]

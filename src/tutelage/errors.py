@@ -80,7 +80,7 @@ def translated(error: Exception) -> TutelageError:
         )
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return MachineError("R-23", what, "More files are open than the system allows.", "Allow more: ulimit -n 4096.")
-    if name.startswith("Dist"):
+    if name.startswith("Dist") or (isinstance(error, RuntimeError) and "/gloo/" in str(error)):
         return DistributedError(
             "P-05", what, "Another process ended or cannot be reached.", "Look at its output first."
         )

@@ -7,6 +7,7 @@ tensors and nothing else (`tutelage.foreign`).
 import hashlib
 import inspect
 import math
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -149,8 +150,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's networks. Raises CheckpointError K-10 where it is not as it was written."""
     with reading(path):
         expected, file = read_json(path / "MANIFEST.json")["files"]["model.safetensors"], path / "model.safetensors"
-        if file.is_symlink():
-            raise ValueError("model.safetensors is a link")
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise ValueError("model.safetensors is no regular file")
         check_header(file)
         data = file.read_bytes()
         if len(data) != expected["size"]:
@@ -288,7 +289,8 @@ def _encoder_of(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors of one encoder without their prefix, and the names of the rest.
 
-    A prefix is what stands before a patch embedding; the student's is the shortest ("", "module.", "student.").
+    A prefix is what stands before a patch embedding; the shortest ("", "module.") is that of the one to hand on: the student,
+    and in RC-MAE's own files the teacher.
     """
     prefixes = sorted(
         (name.removesuffix(_PATCHES) for name in tensors if name.endswith(_PATCHES)), key=lambda p: (len(p), p)
@@ -320,7 +322,16 @@ def reading(path: Path) -> Iterator[None]:
     """Whatever goes wrong while reading `path` is told as damage to it."""
     try:
         yield
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         missing = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
             "K-10", f"{path} is damaged: {missing}.", todo="Use another checkpoint or a fresh copy."

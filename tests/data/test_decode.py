@@ -90,6 +90,46 @@ def test_a_palette_with_a_transparent_colour_lies_on_white(tmp_path):
     assert pixels(path)[:, 0].T.tolist() == [[255, 0, 0], [255, 255, 255]]
 
 
+def test_a_palette_with_an_alpha_channel_lies_on_white(tmp_path):
+    image = Image.new("PA", (3, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([(0, 255), (1, 0), (1, 51)])
+    path = saved(tmp_path / "a.tif", image)
+    with Image.open(path) as opened:
+        assert opened.mode == "PA"
+    assert pixels(path)[:, 0].T.tolist() == [[255, 0, 0], [255, 255, 255], [204, 204, 255]]
+    assert look(path).channels == 3
+
+
+def test_every_transparent_entry_of_a_palette_lies_on_white(tmp_path):
+    image = Image.new("P", (4, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255, 0, 255, 0, 9, 8, 7])
+    image.putdata([0, 1, 2, 3])
+    path = saved(tmp_path / "a.png", image, transparency=bytes([255, 0, 51]))  # of the fourth entry it says nothing
+    assert pixels(path)[:, 0].T.tolist() == [[255, 0, 0], [255, 255, 255], [204, 255, 204], [9, 8, 7]]
+
+
+def test_the_transparent_colour_of_a_png_without_a_palette_lies_on_white(tmp_path):
+    colour = Image.new("RGB", (3, 1))
+    colour.putdata([(200, 100, 0), (10, 20, 30), (10, 20, 31)])
+    path = saved(tmp_path / "colour.png", colour, transparency=(10, 20, 30))
+    assert pixels(path)[:, 0].T.tolist() == [[200, 100, 0], [255, 255, 255], [10, 20, 31]]
+    grey = Image.fromarray(np.array([[7, 8, 9]], dtype=np.uint8))
+    path = saved(tmp_path / "grey.png", grey, transparency=8)
+    assert pixels(path).tolist() == [[[7, 255, 9]]]
+
+
+def test_integers_of_32_bits_are_16_in_a_wider_box_or_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 13107, 65535]], dtype=np.int32)).save(path)
+    assert np.allclose(pixels(path), [[[0, 0.2, 1]]])
+    for value in (65536, -1):
+        Image.fromarray(np.array([[0, value]], dtype=np.int32)).save(path)
+        assert refused(path) == "32-bit integers of unknown range"
+        with pytest.raises(Unreadable, match="32-bit integers of unknown range"):
+            check(path)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(tmp_path, orientation):
     upright = Image.fromarray(RGB)

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,55 @@ def test_classes_that_only_the_test_part_has_are_refused(tmp_path):
     assert "only for testing c" in message and "for training b" in message
 
 
+def test_classes_that_only_training_has_are_noted(tmp_path):
+    for part, labels in (("train", "abcd"), ("test", "bd")):
+        for label in labels:
+            fill(tmp_path / part / label, 3)
+    assert "2 of 4 classes are in no other part: a, c" in open_data(str(tmp_path)).found.notes
+
+
+@pytest.mark.parametrize(
+    "others", [("test/a", "test/b"), ("test/a", "test/b", "val/a"), ("test/a", "val/b"), ("test",), ()]
+)
+def test_where_every_class_or_none_is_in_another_part_nothing_is_noted(tmp_path, others):
+    for folder in ("train/a", "train/b", *others):
+        fill(tmp_path / folder, 3)
+    data = open_data(str(tmp_path))
+    assert data.train.classes == ("a", "b")
+    assert not [note for note in data.found.notes if "in no other part" in note]
+
+
+@pytest.mark.parametrize("part", ["", "train/", "test/"])
+def test_class_folders_without_pictures_are_noted(tmp_path, part):
+    folders = [f"{each}{label}" for each in (("train/", "test/") if part else ("",)) for label in "ab"]
+    for k, folder in enumerate(folders):
+        fill(tmp_path / folder, 5, start=10 * k)
+    (tmp_path / f"{part}.thumbnails").mkdir()
+    told = re.compile(r"(\d+) .*ha(?:s|ve) no picture.*: (.*)")
+
+    def without() -> list[tuple[str, ...]]:
+        data = open_data(str(tmp_path))
+        assert data.train.classes == ("a", "b")
+        return [found.groups() for note in data.found.notes if (found := told.fullmatch(note))]
+
+    assert without() == []
+    (tmp_path / f"{part}c" / "deeper").mkdir(parents=True)
+    assert without() == [("1", f"{part}c")]
+    (tmp_path / f"{part}d").mkdir()
+    (tmp_path / f"{part}d" / "notes.md").write_text("no picture")
+    assert without() == [("2", f"{part}c, {part}d")]
+
+
+def test_classes_with_a_single_training_picture_are_noted(tmp_path):
+    for label, count in {"a": 5, "b": 1, "c": 2, "d": 1}.items():
+        fill(tmp_path / "train" / label, count)
+        fill(tmp_path / "test" / label, 2)
+    assert "2 of 4 classes have one training picture or none: b, d" in open_data(str(tmp_path), holdout=0.0).found.notes
+    for label in "bd":
+        fill(tmp_path / "train" / label, 1, start=7)
+    assert not [note for note in open_data(str(tmp_path), holdout=0.0).found.notes if "or none" in note]
+
+
 def test_hidden_files_and_the_droppings_of_other_systems_are_no_pictures(tmp_path):
     fill(tmp_path, 12)
     for name in (".hidden.png", "._000.png", "Thumbs.db", ".DS_Store", "notes.md"):
@@ -118,6 +168,16 @@ def test_hidden_files_and_the_droppings_of_other_systems_are_no_pictures(tmp_pat
     assert data.found.num_pictures == 12
     assert data.found.unreadable == ()
     assert dict(data.found.other_files) == {"(hidden)": 4, ".md": 1}
+    assert "      other files: (hidden) 4, .md 1" in data.found.lines()
+
+
+def test_of_a_set_without_hidden_files_none_are_told(tmp_path):
+    fill(tmp_path / "a", 3)
+    assert dict(open_data(str(tmp_path)).found.other_files) == {}
+    (tmp_path / "notes.md").write_bytes(b"x")
+    found = open_data(str(tmp_path)).found
+    assert dict(found.other_files) == {".md": 1}
+    assert not [line for line in found.lines() if "hidden" in line]
 
 
 def test_links_that_circle_are_cut(tmp_path):

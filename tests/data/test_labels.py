@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from small_runs import tiny
 from tutelage.batch import Stream
-from tutelage.data.index import Data, open_data
-from tutelage.engine.feeds import pool
+from tutelage.data.index import Data, Pictures, open_data
+from tutelage.engine.feeds import open_feeds, pool
 from tutelage.errors import DataError, SettingsError
 
 
@@ -89,6 +90,44 @@ def test_a_table_labels_some_pictures_of_a_folder(photos: Path, tmp_path: Path, 
     assert len(labelled) == 20 and len(data.test) == 4
     assert all(label == ("more/" in name) for name, label in labelled.items())
     assert "labels.csv: 20 labels of 2 classes" in "\n".join(data.found.notes)
+
+
+def notes(method: str, train: Pictures) -> list[str]:
+    """What a run by this method says of the labels of its training pictures."""
+    settings = tiny(method)
+    return open_feeds(settings.method.streams, train, settings).notes(train)
+
+
+def test_training_pictures_without_a_label_that_nobody_uses_are_named(photos: Path, tmp_path: Path) -> None:
+    pictures = [f"{'more/' if i % 2 else ''}{i:02d}.png,{'cat' if i < 15 else 'dog'}" for i in range(30)]
+    for left, told in (
+        (2, "2 training pictures have no label and are not used (00.png, more/01.png)"),
+        (10, "10 training pictures have no label and are not used (00.png, 02.png, 04.png, 06.png, 08.png, ...)"),
+    ):
+        train = open_data(str(photos), holdout=0.0, labels=table(tmp_path / "labels.csv", pictures[left:])).train
+        assert notes("supervised", train) == [told]
+        assert notes("semi-mae", train) == notes("mae", train) == []  # which use them all
+        assert notes("supervised", train.labelled()) == []
+
+
+@pytest.mark.parametrize("method", ["semi-mae", "fixmatch"])
+def test_labelled_pictures_that_are_in_the_unlabelled_pool_too_are_counted(
+    photos: Path, tmp_path: Path, method: str
+) -> None:
+    rows = [f"{i:02d}.png,{'cat' if i < 10 else 'dog'}" for i in range(0, 20, 2)]
+    file = table(tmp_path / "labels.csv", rows)
+    train = open_data(str(photos), holdout=0.0, labels=file).train
+    assert notes(method, train) == []
+    known, unknown = (
+        [train.name(i) for i in np.flatnonzero((train.labels >= 0) == has).tolist()] for has in (True, False)
+    )
+    assert (len(known), len(unknown)) == (8, 20)  # two are kept for testing
+    for k in (1, 5, 6):
+        (photos / unknown[2 * k]).write_bytes((photos / known[k]).read_bytes())
+    told = "3 of 8 labelled pictures are among those without a label too, byte for byte"
+    train = open_data(str(photos), holdout=0.0, labels=file).train
+    assert notes(method, train) == [f"warning: {told} ({known[1]} is {unknown[2]})"]
+    assert notes("mae", train) == []  # which knows of no labels
 
 
 def test_labels_of_pictures_that_are_not_there_are_refused(photos: Path, tmp_path: Path) -> None:

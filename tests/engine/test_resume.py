@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from small_runs import FORKSERVER, tiny
+from small_runs import FORKSERVER, SHRUNK, tiny
 from tutelage.batch import Batch
 from tutelage.clock import Clock
 from tutelage.data.index import open_data
 from tutelage.engine.checkpoint import checkpoint_folders, load_newest
 from tutelage.engine.pretrain import build, pretrain
+from tutelage.engine.settings import differences, flatten
 from tutelage.errors import CheckpointError, SettingsError
 
 STEPS = 60
@@ -162,6 +163,59 @@ def test_the_same_settings_on_a_finished_run_change_nothing(uninterrupted: Path)
 def test_other_settings_are_refused_and_named(uninterrupted: Path) -> None:
     with pytest.raises(SettingsError, match=r"C-12.*seed was 0, is 1"):
         run(uninterrupted, seed=1)
+
+
+def test_another_method_in_the_same_folder_is_refused_and_named(uninterrupted: Path) -> None:
+    before = fingerprint(uninterrupted)
+    with pytest.raises(SettingsError, match=r"^C-12: .*method\.name was pseudomae, is sdae") as error:
+        pretrain(tiny("sdae", steps=STEPS), uninterrupted, quiet=True)
+    assert error.value.exit_code == 2
+    assert fingerprint(uninterrupted) == before
+
+
+FREE = {"workers", "save_steps", "keep_steps", "keep_best", "log_steps", "device", "export_teachers", "stuck_minutes"}
+"""What may change when a run goes on."""
+
+
+def another(value: Any) -> Any:
+    """Another value than this one, of its own type."""
+    if value is None or isinstance(value, str):
+        return f"not {value}"
+    if isinstance(value, list | tuple):
+        return [*value, 1]
+    return not value if isinstance(value, bool) else value + 1
+
+
+def changed(settings: Any, name: str) -> Any:
+    """The settings with another value under a dotted name, allowed or not."""
+    first, _, rest = name.partition(".")
+    value = getattr(settings, first)
+    return settings.model_copy(update={first: changed(value, rest) if rest else another(value)})
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("method", SHRUNK)
+def test_every_setting_but_the_free_ones_makes_another_run(method: str) -> None:
+    """C12."""
+    ours = tiny(method)
+    names = flatten(ours.model_dump(mode="json")).keys()
+    assert names > FREE and {"seed", "method.name", "backbone.width", "optim.betas", "guard.window"} <= names
+    for name in names:
+        assert differences(ours, changed(ours, name)).keys() == {name} - FREE
+
+
+def test_another_precision_than_the_run_was_begun_in_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
+    """C12: what `auto` stands for depends on the device."""
+    out = tmp_path / "run"
+    shutil.copytree(uninterrupted, out)
+    began = json.loads((out / "environment.json").read_text())
+    now = began["precision"]
+    then = "float32" if now == "bfloat16" else "bfloat16"
+    (out / "environment.json").write_text(json.dumps(began | {"precision": then}))
+    with pytest.raises(SettingsError, match=rf"^C-12: .* was begun in {then}, and would go on in {now}") as error:
+        run(out)
+    assert error.value.exit_code == 2
+    assert fingerprint(out) == fingerprint(uninterrupted)
 
 
 def test_worker_threads_do_not_change_a_bit(uninterrupted: Path, tmp_path: Path) -> None:

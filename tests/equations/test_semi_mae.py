@@ -200,6 +200,13 @@ def test_streams_are_shared_out_and_ask_for_what_the_branch_needs() -> None:
         shared_out(60, asked)
 
 
+def test_the_batch_that_is_offered_to_three_processes_is_one_that_they_can_share() -> None:
+    for batch_size in (32, 30, 25):
+        with pytest.raises(SettingsError, match=r"C-25: .*Use a batch_size of 24\.$"):
+            settings_for("semi-mae-quickstart", batch_size=batch_size).check(3)
+    settings_for("semi-mae-quickstart", batch_size=24).check(3)
+
+
 @pytest.mark.parametrize(
     ("world", "changes", "told", "better"),
     [

@@ -1,3 +1,4 @@
+import argparse
 import json
 import pickle
 import shutil
@@ -6,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.evaluation.small import COLOUR, GREY, NAME, official_mae, same, small_vit, write_run
+from tests.evaluation.small import COLOUR, GREY, NAME, official_mae, same, settings, small_vit, write_run
 from timm.layers import resample_abs_pos_embed
 from timm.models._manipulate import adapt_input_conv
+from timm.models.vision_transformer import VisionTransformer
 
+from tutelage.encoder import build_vit
 from tutelage.errors import CheckpointError
 from tutelage.export import init_from, load_encoder, write_timm
 from tutelage.transfer import adapt_channels
@@ -139,6 +142,44 @@ def test_an_official_mae_checkpoint_is_a_start(tmp_path, prefix):
     assert coverage.statistics.mean == (0.485, 0.456, 0.406)
 
 
+DECODER = {"mask_token": torch.ones(1, 1, 8), "decoder_pred.weight": torch.ones(48, 8)}
+REST = {"optimizer": {"state": {}, "param_groups": []}, "epoch": 3, "args": argparse.Namespace(blr=1.5e-4)}
+
+
+def official_sdae(path: Path, student: VisionTransformer, teacher: VisionTransformer) -> Path:
+    """As SdAE's training script saves it: an MAE, and beside it the ViT that is its teacher."""
+    torch.save({"model": student.state_dict() | DECODER, "model_teacher": teacher.state_dict(), **REST}, path)
+    return path
+
+
+def official_rc_mae(path: Path, student: VisionTransformer, teacher: VisionTransformer) -> Path:
+    """As RC-MAE's training script saves it: two MAEs, each twice, the student once inside DDP."""
+    one, other = student.state_dict() | DECODER, teacher.state_dict() | DECODER
+    nets = {"student": {f"module.{name}": tensor for name, tensor in one.items()}, "teacher": other}
+    torch.save({**nets, "student_without_ddp": one, "teacher_without_ddp": other, **REST}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "asked", "given"),
+    [
+        (official_sdae, None, "student"),
+        (official_sdae, "teacher", "teacher"),
+        (official_rc_mae, None, "teacher"),
+        (official_rc_mae, "student", "student"),
+        (official_rc_mae, "teacher", "teacher"),
+    ],
+)
+def test_an_official_file_with_a_teacher_gives_what_its_method_hands_on_unless_asked_for_the_other(
+    tmp_path, write, asked, given
+):
+    nets = {"student": small_vit(channels=3, seed=1), "teacher": small_vit(channels=3, seed=2)}
+    vit = small_vit(channels=3, seed=3)
+    coverage = init_from(vit, str(write(tmp_path / "official.pth", **nets)), teacher=asked)
+    assert same(vit, nets[given])
+    assert coverage.missing == () and coverage.notes == ()
+
+
 def test_a_start_from_another_grid_and_other_channels_is_fitted_and_says_so(tmp_path):
     source, vit = small_vit(size=(16, 48), channels=3, seed=1), small_vit(size=32, channels=1, seed=2)
     write_timm(source, tmp_path / "encoder", COLOUR, architecture=NAME)
@@ -195,10 +236,26 @@ def test_tensors_that_the_source_lacks_are_named_and_keep_their_values(tmp_path)
     assert torch.equal(vit.norm.weight, before)
 
 
-def test_a_start_of_another_width_or_of_nothing_is_refused_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"width": 96}, r"cls_token +1x1x96 +1x1x48"),
+        ({"patch_size": 8}, r"patch_embed\.proj\.weight +48x1x8x8 +48x1x4x4"),
+        ({"depth": 1}, r"has 1 blocks, and the backbone 2\..* --backbone\.depth 1\."),
+        ({"depth": 3}, r"has 3 blocks, and the backbone 2\..* --backbone\.depth 3\."),
+    ],
+)
+def test_a_start_of_another_shape_is_refused_and_changes_nothing(tmp_path, changes, told):
+    source, vit = build_vit(settings().model_copy(update=changes), channels=1), small_vit(seed=2)
+    save_file(source.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=rf"K-30[\s\S]*{told}") as refused:
+        init_from(vit, str(tmp_path / "other.safetensors"))
+    assert refused.value.exit_code == 4
+    assert same(vit, small_vit(seed=2))
+
+
+def test_a_start_of_nothing_is_refused_and_changes_nothing(tmp_path):
     vit = small_vit(seed=2)
-    with pytest.raises(CheckpointError, match=r"K-30[\s\S]*cls_token +1x1x96 +1x1x48"):
-        init_from(vit, str(official_mae(tmp_path / "wide.pth", small_vit(width=96))))
     save_file({"layer1.conv.weight": torch.ones(3)}, tmp_path / "resnet.safetensors")
     with pytest.raises(CheckpointError, match="K-31"):
         init_from(vit, str(tmp_path / "resnet.safetensors"))

@@ -1,5 +1,6 @@
 """Checkpoints made by hand, and runs of a moment, for tests that damage them."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from tutelage.clock import Clock
 from tutelage.engine.chain import Links
 from tutelage.engine.checkpoint import load_newest
 from tutelage.engine.pretrain import pretrain
-from tutelage.engine.snapshot import MANIFEST, Snapshot, sealed, write_snapshot
+from tutelage.engine.snapshot import MANIFEST, MODEL, Snapshot, sealed, write_snapshot
 
 
 def snapshot(step: int, accuracy: float | None = None) -> Snapshot:
@@ -37,6 +38,13 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None], *, honest: b
     values = json.loads((path / MANIFEST).read_text())
     change(values)
     (path / MANIFEST).write_bytes(sealed(values) if honest else json.dumps(values).encode())
+
+
+def forged(path: Path, data: bytes) -> None:
+    """Other weights, or what is none, by one who knows how they are hashed and sealed."""
+    (path / MODEL).write_bytes(data)
+    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    rewritten(path, lambda v: v["files"].update({MODEL: entry}))
 
 
 def short_run(out: Path, **changes: Any) -> None:

@@ -12,7 +12,8 @@ BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- end -->)", re.DOTALL)
 def table(lines: list[dict[str, str]]) -> str:
     """The figures, the last of each goal, with the test that reached them."""
     last = {line["goal"]: line for line in lines}
-    rows = [f"| {goal} | {one['reached']} | {one['test']} |" for goal, one in last.items()]
+    ordered = sorted(last.items(), key=lambda item: (item[1]["test"], item[0]))
+    rows = [f"| {goal} | {one['reached']} | {one['test']} |" for goal, one in ordered]
     return "\n".join(["", "| goal | reached | test |", "|---|---|---|", *rows, "", ""])
 
 

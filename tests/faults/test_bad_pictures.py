@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -16,6 +17,7 @@ import pytest
 import torch
 from corpus import EXIF, array, chunk, image, in_children, mutated, png, saved, seeds, tiff
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from data.pictures_on_disk import damage, fill
 from small_runs import tiny
@@ -27,6 +29,7 @@ from tutelage.data.index import Pictures, open_data
 from tutelage.data.looking import check, check_end, look
 from tutelage.data.order import Draws
 from tutelage.data.reading import Unreadable
+from tutelage.data.sources import IN_FLIGHT
 from tutelage.data.streams import PictureStream, batches
 from tutelage.data.views import ViewsSettings
 from tutelage.engine.pretrain import pretrain
@@ -89,7 +92,7 @@ def test_whole_files_of_every_kind_are_read(tmp_path):
     assert [o for o in trial.outcomes if not o.said.startswith("read ")] == []
 
 
-def test_a_decoder_that_hangs_or_crashes_is_told_by_the_name_of_its_file(tmp_path):
+def test_the_child_processes_of_these_tests_tell_which_file_made_them_hang_or_crash(tmp_path):
     paths = written(tmp_path, dict.fromkeys(("good", "hangs", "aborts", "raises", "swallows", "last"), b"x"))
 
     def work(path: Path) -> str:
@@ -108,12 +111,17 @@ def test_a_decoder_that_hangs_or_crashes_is_told_by_the_name_of_its_file(tmp_pat
     assert [o.path for o in trial.outcomes] == paths
 
 
+def vast_gif(side: int) -> bytes:
+    """A GIF that claims so many pixels a side."""
+    gif, claim = bytearray(saved("GIF")), struct.pack("<HH", side, side)
+    frame = gif.index(b",") + 5
+    gif[6:10] = gif[frame : frame + 4] = claim
+    return bytes(gif)
+
+
 def bombs() -> dict[str, bytes]:
     """Files of a few kilobytes that claim more than a computer has."""
-    huge = struct.pack("<HH", 60000, 60000)
-    gif, bmp = bytearray(saved("GIF")), bytearray(saved("BMP"))
-    gif[6:10] = huge
-    gif[gif.index(b",") + 5 : gif.index(b",") + 9] = huge
+    bmp = bytearray(saved("BMP"))
     bmp[18:26] = struct.pack("<ii", 60000, 60000)
     jpeg = bytearray(saved("JPEG"))
     jpeg[jpeg.index(b"\xff\xc0") + 5 : jpeg.index(b"\xff\xc0") + 9] = struct.pack(">HH", 65500, 65500)
@@ -123,7 +131,7 @@ def bombs() -> dict[str, bytes]:
     return {
         "bomb.png": png(60000, 60000),
         "thin.png": png(2**31 - 1, 1),
-        "bomb.gif": bytes(gif),
+        "bomb.gif": vast_gif(60000),
         "bomb.bmp": bytes(bmp),
         "bomb.jpg": bytes(jpeg),
         "bomb.webp": webp,
@@ -142,28 +150,46 @@ def test_decompression_bombs_are_refused_on_their_header(tmp_path):
     for outcome in trial.outcomes:
         assert not outcome.said.startswith(("read", "crash", "hang")), outcome
         assert outcome.seconds < 0.5
-    assert sum("more than" in o.said for o in trial.outcomes) >= 9
+    said = {outcome.path.name: outcome.said for outcome in trial.outcomes}
+    for name in ("bomb.png", "bomb.gif", "bomb.bmp", "bomb.tif", "channels.tif", "deep.tif"):
+        assert said[name] == "3,600,000,000 pixels, more than 67,108,864", name
+    assert said["thin.png"] == "2,147,483,647 pixels, more than 67,108,864"
+    assert said["bomb.webp"] == "268,402,689 pixels, more than 67,108,864"
+    assert said["bomb.npy"] == "1,000,000,000,000 pixels, more than 67,108,864"
+    assert said["bomb.jpg"].startswith("4,290,250,000 pixels, more than ")
+    assert said["many.tif"] == "more than 268,435,456 values"
     assert trial.peak_bytes - small.peak_bytes < 50 * 2**20
 
 
-def test_metadata_of_megabytes_costs_no_pixels_and_no_memory(tmp_path):
+def test_pictures_above_our_limit_and_below_pillows_are_refused_with_their_number_of_pixels(tmp_path):
+    """Pillow warns from 89 million pixels on, and refuses twice as many."""
+    files = {"a.png": png(12288, 12288), "a.tif": tiff(12288, 12288, 1, bytes(1000)), "a.gif": vast_gif(12288)}
+    for path in written(tmp_path, files):
+        assert refusal(path) == "150,994,944 pixels, more than 67,108,864"
+        with pytest.raises(Unreadable, match="150,994,944 pixels, more than 67,108,864"):
+            check_end(path)
+
+
+def test_metadata_of_megabytes_costs_no_pixels_and_little_memory(tmp_path):
     ten = 10 * 2**20
-    text, noise = bytes(ten), np.random.default_rng(0).bytes(60000)
+    packed, noise = b"a\0\0" + zlib.compress(bytes(10 * ten)), np.random.default_rng(0).bytes(60000)
     files = {
         "profile.jpg": saved("JPEG", icc_profile=noise * 100),
         "comment.jpg": saved("JPEG", comment=noise),
         "exif.jpg": saved("JPEG", exif=b"Exif\0\0MM\0*" + noise),
         "exif.webp": saved("WEBP", exif=b"Exif\0\0MM\0*" + noise * 170, lossless=True),
-        "packed.png": png(4, 3, bytes(39), 2, chunk(b"zTXt", b"a\0\0" + zlib.compress(text))),
+        "packed.png": png(4, 3, bytes(39), 2, chunk(b"zTXt", packed)),
         "long.png": png(4, 3, bytes(39), 2, chunk(b"tEXt", b"a\0" + b"x" * ten)),
-        "profile.png": png(4, 3, bytes(39), 2, chunk(b"iCCP", b"a\0\0" + zlib.compress(text))),
+        "profile.png": png(4, 3, bytes(39), 2, chunk(b"iCCP", packed)),
         "broken.png": saved("PNG", icc_profile=b"no profile"),
         "broken.tif": saved("TIFF", icc_profile=b"no profile"),
     }
     paths = written(tmp_path, files)
     assert sum(len(data) > 2**20 for data in files.values()) >= 3
-    for path in paths:
-        assert check(path).size == look(path).size == tuple(decode(path).shape[1:])
+    plain = written(tmp_path, {f"plain.{kind}": saved(kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF")})
+    small, trial = in_children(plain, classify), in_children(paths, classify)
+    assert len(trial.outcomes) == len(files) and all(o.said.startswith("read ") for o in trial.outcomes)
+    assert trial.peak_bytes - small.peak_bytes < 4 * ten  # the file itself, and what is kept of it
     assert np.array_equal(decode(tmp_path / "broken.png").permute(1, 2, 0), np.asarray(image()))
 
 
@@ -243,6 +269,19 @@ def test_of_what_moves_the_first_frame_counts(tmp_path, kind):
     with Image.open(path) as opened:
         assert opened.n_frames == 3
     assert (decode(path).float() - 10).abs().max() < 3
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_a_file_that_moves_or_has_pages_is_noted_and_others_are_not(tmp_path, kind):
+    several, other = (saved(k, save_all=True, append_images=[image(seed=1), image(seed=2)]) for k in (kind, "MPO"))
+    written(tmp_path, {f"still.{k.lower()}": saved(k) for k in ("GIF", "WEBP", "PNG", "TIFF", "JPEG")})
+    (phone,) = written(tmp_path, {"phone.jpg": other})
+    with Image.open(phone) as opened:
+        assert (opened.format, opened.n_frames) == ("MPO", 3)
+    assert not [note for note in open_data(str(tmp_path)).found.notes if "first picture" in note]
+    written(tmp_path, {f"a.{kind.lower()}": several, f"b.{kind.lower()}": several})
+    notes = open_data(str(tmp_path)).found.notes
+    assert f"2 files move or have pages: the first picture of each counts (a.{kind.lower()})" in notes
 
 
 def test_formats_that_are_not_enabled_are_named(tmp_path):
@@ -360,6 +399,8 @@ def test_a_run_tells_what_was_damaged_and_ends_with_exit_3_when_it_is_too_much(t
     told = [event for event in map(json.loads, lines) if event["event"] == "unreadable"]
     assert sorted(event["name"] for event in told) == [f"{k:03d}.png" for k in range(3, 13, 2)]
     assert all("checksum" in event["reason"] for event in told)
+    for event in told:
+        assert event["sha256"] == hashlib.sha256((tmp_path / "some" / event["name"]).read_bytes()).hexdigest()
 
     part_damaged(tmp_path / "much", 80, bad=20)
     with pytest.raises(DataError, match=r"1\d of 80 files .* a checksum is wrong \(1\d\)") as caught:
@@ -452,6 +493,49 @@ def test_a_disk_that_keeps_failing_ends_the_run_without_a_substitute(tmp_path, q
     assert train.source.failed == {}
     with pytest.raises(DataError, match="D-08"):
         open_data(str(tmp_path))  # nor is it left out when a run begins
+
+
+def test_the_file_that_each_thread_reads_or_decodes_is_known_while_it_does_and_not_after(tmp_path, monkeypatch):
+    paths = fill(tmp_path, 2)
+    source = open_data(str(tmp_path), holdout=0.0).train.source
+    together, prepare = threading.Barrier(2), PngImageFile.load_prepare
+    decoding: list[dict[int, Path]] = []
+
+    def both(picture: PngImageFile) -> None:
+        together.wait(10)
+        decoding.append(dict(IN_FLIGHT))
+        together.wait(10)
+        prepare(picture)
+
+    monkeypatch.setattr(PngImageFile, "load_prepare", both)
+    threads = [threading.Thread(target=source.picture, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert decoding == [{thread.ident: path for thread, path in zip(threads, paths, strict=True)}] * 2
+    assert IN_FLIGHT == {}
+
+
+def test_a_file_is_in_flight_from_before_it_is_opened_until_it_failed(tmp_path):
+    paths = fill(tmp_path, 3)
+    source = open_data(str(tmp_path), holdout=0.0).train.source
+    damage(paths[1])
+    opening: list[dict[int, Path]] = []
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and watching and str(arguments[0]) == str(paths[1]):
+            opening.append(dict(IN_FLIGHT))
+
+    watching = [True]
+    sys.addaudithook(watch)
+    for error in (Unreadable, DataError):
+        with pytest.raises(error):
+            source.picture(1)
+        assert IN_FLIGHT == {}
+        paths[1].unlink(missing_ok=True)
+    watching.clear()
+    assert opening == [{threading.get_ident(): paths[1]}] * 2
 
 
 def test_damaged_files_are_told_by_their_sha256(tmp_path):

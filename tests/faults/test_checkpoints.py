@@ -1,7 +1,9 @@
-"""Checkpoints that are damaged, mixed, not finite or of another version (C1 to C4, C11, C15, G9)."""
+"""Checkpoints that are damaged, mixed, not finite, of another version or run (B7, C1 to C4, C11, C13 to C16, G9, I9)."""
 
+import errno
 import json
 import os
+import platform
 import random
 import shutil
 from collections.abc import Callable
@@ -10,14 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from states import assert_equal, rewritten, saved, short_run, snapshot
+from safetensors.torch import load_file, save
+from states import assert_equal, forged, rewritten, saved, short_run, snapshot
+from torch import Tensor
 from worlds import events, lines
 
+from data.pictures_on_disk import fill
 from small_runs import tiny
+from tutelage.engine.chain import Links
 from tutelage.engine.checkpoint import best_checkpoint, checkpoint_folders, load_newest, read_checkpoint
 from tutelage.engine.pretrain import pretrain
 from tutelage.engine.snapshot import MANIFEST, MODEL, OPTIMIZER, write_snapshot
-from tutelage.errors import CheckpointError, NumericsError
+from tutelage.errors import CheckpointError, NumericsError, SettingsError
 
 FILES = (MODEL, OPTIMIZER, MANIFEST)
 
@@ -147,6 +153,42 @@ def test_names_that_are_not_quite_checkpoints_are_left_alone(tmp_path: Path) -> 
     assert load_newest(tmp_path)[0].step == 3
 
 
+def test_the_newest_is_the_one_of_the_last_step_whatever_its_time(tmp_path: Path) -> None:
+    """I9: a copy, a clock set back, and a step with one digit more."""
+    older, newest = saved(tmp_path, 99_999_999, 100_000_000)
+    for seconds, path in ((2e9, older), (1e9, newest)):
+        for item in (*path.iterdir(), path):
+            os.utime(item, (seconds, seconds))
+    assert load_newest(tmp_path)[0].path == newest
+    shutil.rmtree(newest)
+    assert load_newest(tmp_path)[0].path == older
+
+
+def failing_reads(monkeypatch: pytest.MonkeyPatch, of: Path, times: float, number: int = errno.ESTALE) -> None:
+    """The disk or the network fails so many times over one checkpoint, without the waits between."""
+    from tutelage.engine import checkpoint
+
+    real, calls = checkpoint._read_file, []
+
+    def read(path: Path, most: int) -> bytes:
+        if path.parent == of and len(calls) < times:
+            calls.append(path)
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, most)
+
+    monkeypatch.setattr(checkpoint, "_read_file", read)
+    monkeypatch.setattr("tutelage.durable.WAITS", (0.001,) * 3)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_disk_that_fails_for_a_moment_is_asked_again_and_the_newest_taken(tmp_path, monkeypatch, number) -> None:
+    """B7."""
+    _, newest = saved(tmp_path, 7, 8)
+    failing_reads(monkeypatch, newest, 2, number)
+    found, wrong = load_newest(tmp_path)
+    assert found is not None and found.path == newest and wrong == []
+
+
 def test_the_mark_of_the_best_may_be_damaged_without_harm(tmp_path: Path) -> None:
     for text in (b"", b"{", b"[1]", b'{"knn_accuracy": []}', b'{"knn_accuracy": NaN}', b"\xff" * 5000):
         (path,) = saved(tmp_path, 3)
@@ -184,6 +226,23 @@ def test_a_checkpoint_of_format_1_is_read_and_gone_on_from(tmp_path: Path) -> No
         shutil.rmtree(path) if path.name.endswith("12") else to_format_1(path)
     short_run(tmp_path / "old")
     assert_equal(tmp_path / "old", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_checkpoint_of_every_released_format_is_read_for_ever(number: int) -> None:
+    """C11. golden/README.md says how they were made; what is there is never made again."""
+    found, wrong = load_newest(Path(__file__).parent / "golden" / f"format-{number}")
+    assert found is not None and not wrong
+    assert (found.step, found.updates, found.fingerprint) == (8, 8, "these")
+    tensors = {f"{net}.{i}": torch.full((5, i + 1), 8.0) for net in ("student", "teacher") for i in (0, 1)}
+    moments = {f"student.0/{key}": torch.full((5, 1), 8.0) for key in ("step", "exp_avg", "exp_avg_sq")}
+    for read, expected in ((found.model, tensors | {"num_moves": torch.tensor(8)}), (found.optimizer, moments)):
+        assert read.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor), name
+    links = Links(digest="0000000000000008", before_step=0, before="0" * 16)
+    guard = {"rollbacks": 1, "losses": [0.5, 0.25], "doubts": [7], "parts": ["loss"]}
+    assert (found.links, found.guard) == ((None, {}) if number == 1 else (links, guard))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -255,6 +314,101 @@ def test_a_run_tells_of_a_damaged_checkpoint_with_its_sizes_and_the_steps_that_a
     assert event["used"] == 8 and event["redone"] == 4 and "4,096" in event["reason"]
     assert_equal(out, finished)
     assert not list((out / "checkpoints").glob(".step-*"))
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    """The files of a run but those that tell that it is in use."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and not path.name.startswith(".lease") and path.parent.name != "pulse"
+    }
+
+
+def test_a_run_whose_disk_fails_takes_no_older_checkpoint_and_keeps_the_newest(finished, tmp_path, monkeypatch) -> None:
+    """B7: that a file cannot be read says nothing about it."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before, newest = everything(out), out / "checkpoints/step-00000012"
+    failing_reads(monkeypatch, newest, float("inf"))
+    with pytest.raises(CheckpointError) as error:
+        short_run(out)
+    reason = os.strerror(errno.ESTALE).lower()
+    assert f"K-21: {newest} could not be read on {platform.node()} in 4 tries: {reason}." in str(error.value)
+    assert error.value.exit_code == 4
+    assert everything(out) == before
+
+
+@pytest.mark.parametrize(("change", "now"), [("added", 41), ("removed", 39)])
+def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path, change: str, now: int) -> None:
+    """C13: K-14, and nothing of the run is touched."""
+    pictures, out = tmp_path / "pictures", tmp_path / "run"
+    fill(pictures, 40)
+    settings = tiny("mae", data=str(pictures), batch_size=16, steps=4, save_steps=2, monitors=0, holdout=0.0)
+    pretrain(settings, out, quiet=True)
+    before = everything(out)
+    fill(pictures, 1, start=40) if change == "added" else (pictures / "017.png").unlink()
+    with pytest.raises(CheckpointError, match=rf"^K-14: .*\(40 train then, {now} now; 0 held out then") as error:
+        pretrain(settings, out, quiet=True)
+    assert error.value.exit_code == 4
+    assert everything(out) == before
+
+
+def with_other_tensors(path: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    tensors = load_file(path / MODEL)
+    change(tensors)
+    forged(path, save(tensors))
+
+
+TAUGHT = tiny("pseudomae", steps=4, save_steps=4, monitors=0)
+"""Both teachers move at every step."""
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("taught") / "run"
+    pretrain(TAUGHT, out, quiet=True)
+    return out
+
+
+@pytest.mark.parametrize("moved", [0, 3, 5])
+@pytest.mark.parametrize("teacher", ["reconstruction_teacher", "labelling_teacher"])
+def test_a_teacher_that_moved_more_or_less_often_than_its_clock_says_is_refused(taught, tmp_path, teacher, moved):
+    """C14."""
+    out = tmp_path / "run"
+    shutil.copytree(taught, out)
+    newest = out / "checkpoints/step-00000004"
+    with_other_tensors(newest, lambda tensors: tensors[f"{teacher}.num_moves"].fill_(moved))
+    with pytest.raises(
+        CheckpointError, match=rf"^K-16: the {teacher} of .* has moved {moved} times, .* 4 times"
+    ) as error:
+        pretrain(TAUGHT, out, quiet=True)
+    assert error.value.exit_code == 4
+
+
+def test_weights_of_another_precision_are_refused_and_named(finished: Path, tmp_path: Path) -> None:
+    """C16."""
+    out, name = tmp_path / "run", "student.norm.weight"
+    shutil.copytree(finished, out)
+    newest = out / "checkpoints/step-00000012"
+    with_other_tensors(newest, lambda tensors: tensors.update({name: tensors[name].bfloat16()}))
+    with pytest.raises(CheckpointError) as error:
+        short_run(out)
+    assert f"1 tensors differ ({name} (16,) bfloat16, expected (16,) float32)" in str(error.value)
+    assert (error.value.code, error.value.exit_code) == ("K-30", 4)
+
+
+def test_a_run_is_not_begun_among_the_files_of_an_exported_model(finished: Path, tmp_path: Path) -> None:
+    """C16."""
+    shutil.copytree(finished / "encoder", tmp_path / "encoder")
+    before = contents(tmp_path / "encoder")
+    assert {"config.json", "model.safetensors"} <= before.keys()
+    with pytest.raises(
+        SettingsError, match=r"^C-12: .* is an exported model, .* --init .*encoder and another"
+    ) as error:
+        short_run(tmp_path / "encoder")
+    assert error.value.exit_code == 2
+    assert contents(tmp_path / "encoder") == before
 
 
 def test_the_best_by_held_out_knn_is_kept_beside_the_newest_two_and_told_of(tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
-"""Killed, or without power, at any file operation of saving, pruning, keeping the best and exporting (A2 to A6)."""
+"""Killed, or without power, at any file operation of saving, pruning, keeping the best, exporting and reporting (A2 to A7)."""
 
 import functools
+import itertools
+import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from crashes import Disk, Operations, in_a_child, keeping, recorded
-from states import snapshot
+from states import short_run, snapshot
+from tests.report.test_page import write_run as write_reported
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from worlds import begin, ended, fingerprint
+from worlds import begin, ended, fingerprint, last_step
 
 from small_runs import tiny
 from tutelage.data.index import Statistics
@@ -28,7 +33,11 @@ from tutelage.engine.checkpoint import (
 from tutelage.engine.run import RunFolder
 from tutelage.engine.snapshot import write_snapshot
 from tutelage.engine.writer import Writer
+from tutelage.evaluation.result import Evaluation, Row, Score, remember
 from tutelage.export import write_timm
+from tutelage.report import write_report
+from tutelage.report.collect import collect
+from tutelage.report.page import render
 from tutelage.transfer import load_encoder
 
 
@@ -141,7 +150,29 @@ def test_killed_at_every_file_operation_an_old_or_a_new_checkpoint_is_there(tmp_
     )
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="pathlib has its own names for the functions of os before 3.11")
+recordable = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="pathlib has its own names for the functions of os before 3.11"
+)
+
+
+def renamed_within_their_folder(noted: list[tuple[Any, ...]]) -> list[str]:
+    """B9: what got its name by a rename, which must be from beside it: elsewhere may be another disk."""
+    renames = [(Path(source), Path(*target)) for kind, source, *target in noted if kind == "rename"]
+    assert all(source.parent == target.parent for source, target in renames), renames
+    return [target.name for _, target in renames]
+
+
+@recordable
+def test_whatever_a_run_renames_was_beside_its_place(tmp_path: Path) -> None:
+    with recorded(tmp_path) as noted:
+        for _ in range(2):  # as new, and in place of what is there
+            short_run(tmp_path, steps=2, save_steps=2)
+            write_report(tmp_path)
+    names = renamed_within_their_folder(noted)
+    assert {"settings.json", "metrics.jsonl", "step-00000002", "encoder", "report.html"} <= {*names}
+
+
+@recordable
 def test_after_a_power_cut_at_every_file_operation_an_old_or_a_new_checkpoint_is_there(
     tmp_path, amount, figure
 ) -> None:
@@ -153,6 +184,7 @@ def test_after_a_power_cut_at_every_file_operation_an_old_or_a_new_checkpoint_is
             write_snapshot(folder / "checkpoints", snapshot(step, accuracy))
             prune_checkpoints(folder / "checkpoints")
     assert {"create", "write", "sync", "mkdir", "rename", "unlink", "rmdir"} <= {kind for kind, *_ in noted}
+    assert renamed_within_their_folder(noted)
     modes = ["all", "none", *map(str, range(amount(2, 10, 40)))]
     seen = []
     for done in range(len(noted) + 1):
@@ -211,6 +243,89 @@ def test_killed_between_the_update_and_the_epoch_teacher_it_moves_once(tmp_path:
         assert fingerprint(out) == fingerprint(tmp_path / "whole")
     moves = load_newest(tmp_path / "whole" / "checkpoints")[0]
     assert moves is not None and int(moves.model["reconstruction_teacher.num_moves"]) >= 1
+
+
+def test_what_a_killed_process_left_goes_at_the_next_start_even_if_that_saves_nothing(tmp_path: Path) -> None:
+    """A4."""
+    left = {".classifier-1234/config.json", ".joint-5-old/vit", ".report.html-77", "checkpoints/.step-00000006"}
+    left |= {f"checkpoints/.step-0000000{step}/model.safetensors" for step in ("2", "4-new")}
+    ours = {"checkpoints/step-00000004/MANIFEST.json", "classifier/config.json", "report.html", "notes-12", ".hidden"}
+    ours |= {".taking-12"}
+    for name in left | ours:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def there() -> set[str]:
+        return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+
+    RunFolder(tmp_path, writes=False)
+    assert there() == left | ours, "that is the first process's to do"
+    run = RunFolder(tmp_path)
+    run.check()
+    assert there() == ours | {".lease-1"}
+    assert not list(tmp_path.rglob(".step-*")) and not (tmp_path / ".classifier-1234").exists()
+    run.close()
+
+
+def test_killed_at_every_file_operation_a_report_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    """A7."""
+    run, seen = write_reported(tmp_path / "run", steps=20), []
+    old = write_report(run).read_bytes()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "epoch": 0.6, "loss": 0.01}\n')
+    new = render(collect(run)).encode()
+    for number in itertools.count(1):
+        (run / "report.html").write_bytes(old)
+
+        def work(number: int = number) -> None:
+            Operations(kill_at=number)
+            write_report(run)
+
+        code = in_a_child(work)
+        seen.append({old: "old", new: "new"}[(run / "report.html").read_bytes()])
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert {"old", "new"} == set(seen) and seen == sorted(seen, reverse=True) and len(seen) > 5
+    RunFolder(run).close()
+    assert not list(run.glob(".report.html-*"))
+
+
+def test_a_result_that_was_cut_short_does_not_swallow_the_next(tmp_path: Path) -> None:
+    """A7."""
+    results, rows = tmp_path / "evaluations.jsonl", (Row("encoder", {"cls": Score(0.5, 0.625, {})}),)
+    linear = Evaluation(
+        "linear/1", {}, "student", "runs/a", None, "vit", "digits", "abc", {"train": 9}, 3, rows, notes=(), seconds=0.1
+    )
+    (tmp_path / "settings.json").write_text("{}")
+    results.write_text('{"protocol": "knn/1", "accuracy": 0.5}\n{"protocol": "knn/1", "accu')
+    remember(str(tmp_path), [linear])
+    first, torn, last = results.read_text().split("\n")[:-1]
+    assert (first, torn) == ('{"protocol": "knn/1", "accuracy": 0.5}', '{"protocol": "knn/1", "accu')
+    assert json.loads(last)["accuracy"] == 0.625 and results.read_text().endswith("}\n")
+    assert [one["protocol"] for one in collect(tmp_path).evaluations] == ["knn/1", "linear/1"]
+
+
+def test_a_checkpoint_that_is_written_while_training_goes_on_is_of_its_step(tmp_path: Path, monkeypatch) -> None:
+    """A3: on a disk so slow that the steps up to the next save pass before the first byte is written."""
+    fast, slow, reached = tmp_path / "fast", tmp_path / "slow", []
+    short_run(fast, keep_steps=4)
+    real, steps = os.open, {f".step-{step:08d}-new": step for step in (4, 8)}
+
+    def open_(path: Any, *rest: Any, **options: Any) -> int:
+        file, limit = Path(path), time.monotonic() + 20
+        if file.name == "model.safetensors" and file.parent.name in steps:
+            while last_step(slow) < steps[file.parent.name] + 3 and time.monotonic() < limit:
+                time.sleep(0.001)
+            reached.append(last_step(slow))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", open_)
+    short_run(slow, keep_steps=4)
+    assert len(reached) == 2 and reached[0] >= 7 and reached[1] >= 11
+    for step in (4, 8, 12):
+        assert fingerprint(slow, step) == fingerprint(fast, step)
+    assert fingerprint(fast, 4) != fingerprint(fast, 8)
 
 
 def test_a_snapshot_shares_no_memory_with_what_trains_on(tmp_path: Path) -> None:

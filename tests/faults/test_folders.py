@@ -8,14 +8,17 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from corpus import in_children, saved
+from corpus import image, in_children, saved
 from PIL import Image
 
 from data.pictures_on_disk import fill, picture
-from small_runs import FLAGS
+from small_runs import FLAGS, FORKSERVER
 from tutelage.data import found
 from tutelage.data.index import Data, open_data
 from tutelage.engine.run import RunFolder
@@ -341,6 +344,71 @@ def test_files_of_a_large_set_are_opened_again_only_if_they_changed(tmp_path, la
     for file in large.iterdir():
         file.unlink()
     assert open_data(str(tmp_path / "set")).fingerprint == second.fingerprint
+
+
+def test_files_that_move_are_noted_again_by_what_is_remembered_of_them(tmp_path, large):
+    paths = fill(tmp_path / "set", 40)
+    for name in ("moving.gif", "moving.webp"):
+        frames = [image(seed=1), image(seed=2)]
+        paths.append(tmp_path / "set" / name)
+        paths[-1].write_bytes(saved(name.split(".")[1].upper(), save_all=True, append_images=frames))
+    aged(*paths)
+    told = "2 files move or have pages: the first picture of each counts (moving.gif)"
+    assert told in open_data(str(tmp_path / "set")).found.notes
+    again: list[Data] = []
+    assert opened(*paths, by=lambda: again.append(open_data(str(tmp_path / "set")))) == []
+    assert told in again[0].found.notes
+
+
+def fingerprint_at_once(data: Path, cache: Path, together: Any, answers: Any) -> None:
+    """In a process of its own: open a set that counts as large, when all are ready to."""
+    found.MAX_CHECKED = 20
+    together.wait(60)
+    answers.put(open_data(str(data), cache=cache).fingerprint)
+
+
+@pytest.mark.slow
+def test_six_processes_that_open_a_large_set_at_once_agree_and_leave_one_memory_of_it(tmp_path, large):
+    paths = fill(tmp_path / "set", 60)
+    aged(*paths)
+    together, answers = FORKSERVER.Barrier(6), FORKSERVER.Queue()
+    arguments = (tmp_path / "set", tmp_path / "cache", together, answers)
+    processes = [FORKSERVER.Process(target=fingerprint_at_once, args=arguments) for _ in range(6)]
+    for process in processes:
+        process.start()
+    fingerprints = [answers.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert len(list(large.iterdir())) == 1 and not list(large.glob(".*"))
+    again: list[Data] = []
+    assert opened(*paths, by=lambda: again.append(open_data(str(tmp_path / "set")))) == []
+    assert fingerprints == [again[0].fingerprint] * 6
+
+
+@pytest.mark.parametrize("cause", [OSError, KeyboardInterrupt])
+def test_a_memory_of_a_set_stays_whole_when_the_writing_of_the_next_is_cut_short(tmp_path, large, monkeypatch, cause):
+    paths = fill(tmp_path / "set", 40)
+    aged(*paths)
+    open_data(str(tmp_path / "set"))
+    (kept,) = large.iterdir()
+    before = kept.read_bytes()
+    (new,) = fill(tmp_path / "set", 1, start=90)
+    aged(new)
+    written: list[int] = []
+
+    def cut_short(file: Any, **arrays: object) -> None:
+        written.append(file.write(before[:500]))
+        file.flush()
+        raise cause
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", cut_short)
+        with suppress(KeyboardInterrupt):
+            assert open_data(str(tmp_path / "set")).found.num_pictures == 41
+    assert written == [500] and kept.read_bytes() == before
+    if cause is OSError:
+        assert list(large.iterdir()) == [kept]
+    assert opened(*paths, new, by=lambda: open_data(str(tmp_path / "set"))) == [new]
 
 
 def test_a_user_without_a_home_can_open_a_large_set(tmp_path, large, monkeypatch):

@@ -164,6 +164,16 @@ def changed(values: Any, amount: int) -> Iterator[str]:
     yield '{"a": "' + "x" * 11_000_000 + '"}'
 
 
+@pytest.mark.parametrize("size", ["7", "", [], [7], {}, None, [7, "a"]])
+def test_a_model_whose_size_is_none_is_damaged(size: Any, tmp_path: Path) -> None:
+    write_timm(small_vit(), tmp_path / "encoder", GREY, architecture=NAME)
+    file = tmp_path / "encoder" / "config.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps(whole | {"model_args": whole["model_args"] | {"img_size": size}}))
+    with pytest.raises(CheckpointError, match="^K-10: "):
+        load_encoder(str(tmp_path / "encoder"))
+
+
 @pytest.mark.parametrize("name", ["config.json", "settings.json", "data.json", "MANIFEST.json"])
 def test_strange_json_beside_weights_is_refused_or_harmless(
     name: str, canary: Path, tmp_path: Path, amount: Amount, figure: Figure

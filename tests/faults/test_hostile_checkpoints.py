@@ -1,7 +1,7 @@
 """Manifests and headers written to do harm, by one who knows how they are hashed and sealed (C9, C10)."""
 
-import hashlib
 import json
+import os
 import resource
 import struct
 from collections.abc import Callable
@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from crashes import in_a_child
-from states import rewritten, saved
+from states import forged, rewritten, saved
+from tests.evaluation.small import same, small_vit, write_run
 
 from tutelage.engine.checkpoint import load_newest
 from tutelage.engine.snapshot import MANIFEST, MODEL
+from tutelage.errors import CheckpointError
+from tutelage.transfer import load_encoder
 
 NAMES = [
     "../model.safetensors",
@@ -115,9 +118,7 @@ def test_headers_that_lie_are_refused_before_memory_is_taken(tmp_path: Path) -> 
     """C9, written by one who can hash and seal: the manifest is right about the file."""
     for number, data in enumerate(HEADERS):
         _, newest = saved(tmp_path / str(number), 7, 8)
-        (newest / MODEL).write_bytes(data)
-        entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        rewritten(newest, lambda v, entry=entry: v["files"].update({MODEL: entry}))
+        forged(newest, data)
 
     def read_all() -> None:
         load_newest(tmp_path / "0")
@@ -128,3 +129,47 @@ def test_headers_that_lie_are_refused_before_memory_is_taken(tmp_path: Path) -> 
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
 
     assert in_a_child(read_all) == 0
+
+
+def test_headers_that_lie_are_refused_before_memory_is_taken_by_who_reads_an_encoder(tmp_path: Path) -> None:
+    """C9, the other reader of a run's checkpoints: for evaluation, export and as a start."""
+    checkpoint = write_run(tmp_path / "run", small_vit(), small_vit())
+    assert same(load_encoder(str(checkpoint)).vit, small_vit())
+
+    def read_all() -> None:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for data in HEADERS:
+            forged(checkpoint, data)
+            for place in (checkpoint, tmp_path / "run"):
+                with pytest.raises(CheckpointError, match="^K-10") as refused:
+                    load_encoder(str(place))
+                assert refused.value.exit_code == 4 and len(str(refused.value)) < 1000, data[:80]
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
+
+    assert in_a_child(read_all) == 0
+
+
+def a_link(file: Path) -> None:
+    """To the very same contents."""
+    file.rename(file.parents[3] / "aside")
+    file.symlink_to(file.parents[3] / "aside")
+
+
+def a_pipe(file: Path) -> None:
+    """Whoever opens it waits for ever."""
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("kind", [a_link, a_pipe])
+def test_weights_that_are_no_regular_file_are_no_encoder(tmp_path: Path, kind: Callable[[Path], None]) -> None:
+    """C10."""
+    checkpoint = write_run(tmp_path / "run", small_vit(), small_vit())
+    kind(checkpoint / MODEL)
+
+    def read() -> None:
+        for place in (checkpoint, tmp_path / "run"):
+            with pytest.raises(CheckpointError, match=r"^K-10: .*model\.safetensors is"):
+                load_encoder(str(place))
+
+    assert in_a_child(read, limit=10) == 0

@@ -1,4 +1,4 @@
-"""One writer for a run folder: races, leases left by the dead, and a writer that was frozen and replaced (K1, K2, I11, B8)."""
+"""One writer for a run folder: races, leases left by the dead, one that was frozen and replaced (K1, K2, I9, I11, B8)."""
 
 import json
 import os
@@ -228,6 +228,21 @@ def test_a_heartbeat_keeps_it(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(SettingsError, match="K-01"):
         Lease.take(tmp_path)
     held.free()
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_jumps_frees_no_folder(tmp_path: Path, days: int, monkeypatch) -> None:
+    """I9: ages are told by the folder's own file system, and so are heartbeats."""
+    monkeypatch.setattr(leases, "BEAT", 0.05)
+    held, now, now_ns = Lease.take(tmp_path), time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: now() + days * 86_400)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + days * 86_400 * 10**9)
+    time.sleep(0.3)
+    with pytest.raises(SettingsError, match=r"K-01.*heartbeat \d s ago"):
+        Lease.take(tmp_path)
+    held.check()
+    held.free()
+    Lease.take(tmp_path).free()
 
 
 def beating_often() -> None:

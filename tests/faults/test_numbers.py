@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +50,15 @@ def poison(steps: tuple[int, ...], rank: int, place: str, value: float = float("
     train.step = step
 
 
+def aloud(plant: Callable[[], None]) -> None:
+    """Plant: the run says on standard error what a user sees."""
+    import worlds
+
+    real = worlds.pretrain
+    worlds.pretrain = lambda settings, out, **_: real(settings, out)
+    plant()
+
+
 def tensors(out: Path) -> dict[str, torch.Tensor]:
     """Of the newest checkpoint."""
     folder = checkpoint_folders(out / "checkpoints")[0]
@@ -60,13 +71,19 @@ def test_a_number_that_is_not_finite_is_left_out_by_all_and_named(tmp_path, amou
         out, place, method = tmp_path / f"run-{trial}", PLACES[trial % 4], ("mae", "pseudomae")[trial // 4 % 2]
         step, rank = rng.randrange(STEPS), rng.randrange(2)
         value = rng.choice([float("nan"), float("inf")])
-        processes = begin_world(out, 2, plant=partial(poison, (step,), rank, place, value), method=method)
+        plant = partial(poison, (step,), rank, place, value)
+        processes = begin_world(out, 2, plant=partial(aloud, plant), method=method)
         assert ended(*processes) == [0, 0], said(out)
         assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors(out).values() if tensor.is_floating_point())
         (event,) = events(out, "skipped")
         assert event["step"] == step + 1
         if place != "gradient" and method == "mae":
             assert event["processes"] == [rank], "PseudoMAE's labels and heads carry them to all"
+        what = "the gradient was" if place == "gradient" else r"loss\b.* (was|were)"
+        where = "" if place == "gradient" else r" \(process [01, ]+\)"
+        line = rf"^N-01    step {step + 1}: {what} not finite{where}; its update is left out, its pictures are in {out}/repro$"
+        assert len(re.findall(line, said(out), re.MULTILINE)) == said(out).count("N-01") == 1, said(out)
+        assert "N-01" not in said(out, 1), "one of them speaks"
         for number in (0, 1):
             bundle = json.loads((out / "repro" / f"step-{step + 1:08d}-{number}.json").read_text())
             assert len(bundle["pictures"]) == 16 and all(name.startswith("digits/") for name in bundle["pictures"])

@@ -7,7 +7,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -15,10 +16,13 @@ import pytest
 import torch
 from tests.evaluation.small import official_mae, small_vit
 
+import tutelage
+from data.pictures_on_disk import fill
 from small_runs import FLAGS, tiny
 from tutelage import api, floors, foreign
 from tutelage.cli import main
 from tutelage.config import redacted
+from tutelage.data.index import open_data
 from tutelage.errors import MachineError, translated
 from tutelage.options import parse
 
@@ -40,6 +44,11 @@ FORBIDDEN = {
     r"torch\.compile": [],  # not used, so it cannot fail
     r"autoescape\s*=\s*False|\|\s*safe\b|Markup\(": [],
     r"verify\s*=\s*False|_create_unverified": [],
+    r"\bDataLoader\b|\bmultiprocessing\b|\bshared_memory\b": [],  # threads read: nothing is pickled, and /dev/shm not used
+    r"distributed\.checkpoint|(gather|scatter|broadcast|send|recv)_object(_list)?\b": [],  # these pickle
+    r"http\.server|socketserver": [],
+    r"MAX_IMAGE_PIXELS\s*=|LOAD_TRUNCATED": [],
+    r"\btime\.time(_ns)?\(|from time import": ["remembered.py"],  # which asks how long ago a file was written
 }  # fmt: skip
 
 
@@ -63,7 +72,8 @@ def test_the_search_for_dangerous_calls_finds_them() -> None:
     guilty = (
         "import pickle", "torch.load(f)", "import joblib", "np.load(f, allow_pickle=True)", "x = eval(s)", "run(c, shell=True)",
         "yaml.load(f)", "tar.extractall(p)", 'import_module(f"{name}")', "dict(os.environ)", "csv.writer(f)",
-        "torch.compile(m)", "Environment(autoescape=False)", "get(url, verify=False)",
+        "torch.compile(m)", "Environment(autoescape=False)", "get(url, verify=False)", "import multiprocessing",
+        "dist.broadcast_object_list(l)", "import http.server", "Image.MAX_IMAGE_PIXELS = None", "if time.time() > end:",
     )  # fmt: skip
     for line, pattern in zip(guilty, FORBIDDEN, strict=True):
         assert re.search(pattern, line), (line, pattern)
@@ -215,6 +225,16 @@ def test_the_floors_are_those_of_the_package_and_are_met_here() -> None:
     floors.check_floors()
 
 
+def test_python_is_told_of_an_old_library_as_the_command_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """J8."""
+    installed = metadata.version
+    monkeypatch.setattr(floors, "version", lambda asked: "2.5.1+cu121" if asked == "torch" else installed(asked))
+    for name in set(tutelage.__all__) - {"__version__"}:
+        with pytest.raises(MachineError, match=r"^R-01: torch 2\.5\.1\+cu121 is older than 2\.6\."):
+            getattr(tutelage, name)
+    assert tutelage.__version__
+
+
 @pytest.mark.parametrize("found", ["2.6.0a0+git1", "3.0", "2.10.0", "weird"])
 def test_versions_of_other_builds_are_no_reason_to_refuse(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floors, "version", lambda name: found if name == "torch" else "99.0")
@@ -260,6 +280,10 @@ def test_full_memory_too_many_files_and_missing_libraries_have_codes() -> None:
     assert translated(cpu).code == "R-20" and translated(MemoryError()).code == "R-20"
     assert translated(OSError(24, os.strerror(24))).code == "R-23"
     assert translated(ImportError("no module named x")).code == "R-11"
+    lost = RuntimeError(
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:552] Connection closed by peer [127.0.0.1]:1024"
+    )
+    assert translated(lost).code == "P-05" and translated(RuntimeError("Connection closed")).code == "U-01"
     assert {translated(e).exit_code for e in (cpu, OSError(24, ""), ImportError())} == {6}
 
 
@@ -269,7 +293,7 @@ BARE = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT 
 def test_a_run_needs_no_home_no_cache_no_network_and_few_open_files(
     tmp_path: Path, amount: Callable[[int, int, int], int]
 ) -> None:
-    """J7, J9: 64 open files, HOME nowhere, caches that cannot be written, and every connection refused."""
+    """J7, J9: 64 open files, 40 pictures, HOME nowhere, caches that cannot be written, and every connection refused."""
     if not amount(0, 1, 1):
         pytest.skip("in make faults: without a cache, the fonts of the charts are searched for anew")
     (tmp_path / "sitecustomize.py").write_text(
@@ -277,10 +301,11 @@ def test_a_run_needs_no_home_no_cache_no_network_and_few_open_files(
         "socket.getaddrinfo = no\n"
     )
     nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TUTELAGE_CACHE"), "/proc/nowhere")
+    fill(tmp_path / "set", 40)
     words = [
         "pretrain",
         "mae-quickstart",
-        "--data=digits",
+        f"--data={tmp_path / 'set'}",
         f"--out={tmp_path / 'run'}",
         "--steps=2",
         "--workers=4",
@@ -296,6 +321,40 @@ def test_a_run_needs_no_home_no_cache_no_network_and_few_open_files(
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and (tmp_path / "run" / "report.html").exists()
+
+
+@contextmanager
+def no_more_open_files() -> Iterator[None]:
+    lowest_free, before = os.dup(0), resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_too_many_open_files_are_told_by_the_command_with_the_limit_to_raise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """J7."""
+    with no_more_open_files():
+        code = main(["pretrain", "mae-quickstart", "--data=digits", f"--out={tmp_path / 'run'}", "--steps=2", *FLAGS])
+    said = capsys.readouterr().err
+    assert code == 6 and said.startswith("R-23: ") and said.endswith("Allow more: ulimit -n 4096.\n"), said
+    assert said.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_picture_that_cannot_be_opened_among_too_many_open_files_is_not_damaged(tmp_path: Path) -> None:
+    """J7."""
+    fill(tmp_path, 40)
+    train = open_data(str(tmp_path)).train
+    for ask in (lambda: train.read(0), lambda: open_data(str(tmp_path))):
+        with no_more_open_files(), pytest.raises((OSError, MachineError)) as refused:
+            ask()
+        told = refused.value if isinstance(refused.value, MachineError) else translated(refused.value)
+        assert told.code == "R-23", told
+    assert train.source.failed == {}
 
 
 def test_a_missing_optional_library_is_told_with_its_extra_when_the_set_is_opened(

@@ -1,19 +1,23 @@
 """Settings that are wrong are refused with exit code 2, in a sentence, at once, and without a trace (section H)."""
 
 import json
+import math
 import random
+import re
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from small_runs import FLAGS, HEAD_FLAGS, PLAIN_FLAGS, tiny
+from tutelage import recipes
 from tutelage.cli import main
 from tutelage.engine.launch import launched
 from tutelage.engine.settings import RunSettings, flatten
+from tutelage.errors import SettingsError
 from tutelage.options import option_names
 
 METHODS = {
@@ -239,6 +243,109 @@ def test_a_file_with_a_wrong_setting_names_it(
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1 and len(said) < 3000
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+RULES = {
+    "minimum": "greater than or equal to",
+    "exclusiveMinimum": "greater than",
+    "maximum": "less than or equal to",
+    "exclusiveMaximum": "less than",
+}
+Name = tuple[str | int, ...]
+
+
+def numbers(schema: dict[str, Any], sections: dict[str, Any], name: Name = ()) -> Iterator[tuple[Name, dict[str, Any]]]:
+    """The names and schemas of all numbers of some settings."""
+    schema = sections[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    if schema.get("type") in ("integer", "number") and "enum" not in schema:
+        yield name, schema
+    inner = [(name, choice) for choice in schema.get("anyOf", ())]
+    inner += [((*name, i), item) for i, item in enumerate(schema.get("prefixItems", ()))]
+    inner += [((*name, 0), schema["items"])] if "items" in schema else []
+    inner += [((*name, field), value) for field, value in schema.get("properties", {}).items()]
+    for place, value in inner:
+        yield from numbers(value, sections, place)
+
+
+def just_beyond(schema: dict[str, Any], rule: str) -> float:
+    if rule.startswith("exclusive"):
+        return schema[rule]
+    side = 1 if rule == "maximum" else -1
+    return schema[rule] + side if schema["type"] == "integer" else math.nextafter(schema[rule], side * math.inf)
+
+
+def put(values: Any, name: Name, value: float) -> Any:
+    """The settings with another value in one place, and with the sections and pairs on the way to it."""
+    if not name:
+        return value
+    first, *rest = name
+    if isinstance(first, int):
+        values = values if isinstance(values, list) and values else [16, 16]
+        return [put(item, tuple(rest), value) if i == first else item for i, item in enumerate(values)]
+    return {**(values or {}), first: put((values or {}).get(first), tuple(rest), value)}
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes.names() if name.endswith("quickstart")])
+def test_a_number_just_beyond_its_bound_is_refused_by_name_with_the_bound(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """H2, by the schema; what all methods share is asked of MAE."""
+    default = recipes.load(recipe)
+    schema, values = type(default).model_json_schema(), default.model_dump(mode="json")
+    file = tmp_path / "settings.json"
+    for name, number in numbers(schema, schema["$defs"]):
+        without_a_branch = "branch" in name and default.method.branch is None
+        if without_a_branch or (name[0] != "method" and recipe != "mae-quickstart"):
+            continue
+        assert {"minimum", "exclusiveMinimum"} & number.keys(), f"{name} may be anything"
+        for rule in RULES.keys() & number.keys():
+            beyond = just_beyond(number, rule)
+            file.write_text(json.dumps(put(values, name, beyond)))
+            assert main(["pretrain", f"--settings={file}", f"--out={tmp_path / 'run'}"]) == 2, name
+            place = r"\.".join(rf"(\S+ \S+\.)?{part}" if isinstance(part, int) else part for part in name)
+            told = rf"{place}(\.\S+)? is {re.escape(repr(beyond))}: input should be {RULES[rule]} {number[rule]}\."
+            said = capsys.readouterr().err
+            assert said.startswith("C-02: ") and re.search(told, said), (told, said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["mae", "sdae", "pseudomae", "rc-mae", "lomar", "semi-mae"])
+@pytest.mark.parametrize(
+    ("ratio", "told"), [("0", "is 0.0: it should be greater than 0"), ("1", "is 1.0: it should be less than 1")]
+)
+def test_a_mask_of_nothing_and_one_of_all_are_refused(
+    method: str, ratio: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """G7."""
+    section = "method.branch" if method == "semi-mae" else "method"
+    words = [f"{method}-quickstart", "--data=digits", f"--out={tmp_path / 'run'}", f"--{section}.mask-ratio={ratio}"]
+    assert main(["pretrain", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"C-02: {section}.mask_ratio {told}.")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["mae", "sdae", "pseudomae", "rc-mae", "lomar", "semi-mae"])
+def test_a_picture_of_a_single_patch_is_refused(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """G7: there is nothing to rebuild it from."""
+    words = [f"{method}-quickstart", "--data=digits", f"--out={tmp_path / 'run'}", "--backbone.image-size=4"]
+    words += ["--method.window=1", "--method.num-windows=1"] if method == "lomar" else []
+    assert main(["pretrain", *words, "--backbone.patch-size=4"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(r"N-05: .* of (the )?1 patches", said), said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("batch_size", [2, 32, 100, 4096])
+def test_a_batch_that_three_processes_cannot_share_is_refused_with_one_that_they_can(batch_size: int) -> None:
+    """I5."""
+    with pytest.raises(SettingsError, match=rf"^C-25: batch_size {batch_size} .* 3 processes") as refused:
+        tiny("mae", batch_size=batch_size).check(3)
+    if batch_size > 3:
+        offered = re.search(r"Use a batch_size of (\d+)\.$", str(refused.value))
+        assert offered and abs(int(offered[1]) - batch_size) < 3 * 16, refused.value
+        tiny("mae", batch_size=int(offered[1])).check(3)
 
 
 def test_a_settings_file_of_a_gigabyte_and_one_without_end_are_refused_unread(

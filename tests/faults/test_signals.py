@@ -1,4 +1,4 @@
-"""A run that is asked to stop, however and whenever, saves, exits with 75 and goes on with the same bits (A8 to A13)."""
+"""A run that is asked to stop, however and whenever, saves, exits with 75 and goes on with the same bits (A8 to A13, A15)."""
 
 import os
 import random
@@ -6,10 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from worlds import STEPS, begin, ended, fingerprint, last_step, lines, losses, rendezvous, wait_for
+from worlds import STEPS, begin, ended, fingerprint, last_step, lines, losses, rendezvous, said, wait_for
+
+from data.pictures_on_disk import fill
+from small_runs import FLAGS
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
@@ -125,6 +130,132 @@ def endless_step_20() -> None:
         return ours(module, optimizer, micro_batches, clock, *rest)
 
     train.step = step
+
+
+PROGRAM = """
+import sys
+import test_signals
+from tutelage.cli import main
+
+getattr(test_signals, sys.argv[1])()
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """`tutelage pretrain` of STEPS steps, perhaps with a fault, as a shell starts it that leaves Ctrl-C to its programs."""
+    started = []
+    words = ["pretrain", "mae-quickstart", "--data=digits", f"--steps={STEPS}", f"--out={tmp_path / 'run'}", *FLAGS]
+
+    def start(plant: str = "") -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, *(["-c", PROGRAM, plant] if plant else ["-m", "tutelage"]), *words, "--monitors=0"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.long
+def test_ctrl_c_of_the_command_saves_and_exits_with_75_and_the_same_command_goes_on(command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = command("slow_steps")
+    wait_for(out, 5, _Alive(process))
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75, told
+    assert f"saved   step {last_step(out)} of {STEPS}; run the same command to go on" in told
+    assert "Traceback" not in told and fingerprint(out, last_step(out))
+    process = command()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0 and "resume  at step " in told, told
+    assert len(losses(out)) == STEPS and (out / "report.html").exists()
+
+
+@pytest.mark.long
+def test_a_second_ctrl_c_of_the_command_exits_with_130(command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = command("endless_step_20")
+    wait_for(out, 19, _Alive(process))
+    for _ in range(2):
+        time.sleep(0.3)
+        assert process.poll() is None, "the first waits for the step"
+        process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in told, told
+    assert last_step(out) == 19
+
+
+def slow_steps() -> None:
+    from tutelage.engine import train
+
+    ours = train.step
+
+    def step(*arguments):
+        time.sleep(0.05)
+        return ours(*arguments)
+
+    train.step = step
+
+
+def opening_for_ever(told: Path) -> None:
+    from tutelage.engine import pretrain
+
+    def open_data(*arguments, **options):
+        told.touch()
+        time.sleep(600)
+
+    pretrain.open_data = open_data
+
+
+def test_asked_while_the_set_is_being_opened_it_ends_at_once_and_leaves_no_folder(tmp_path: Path) -> None:
+    """A12."""
+    told = tmp_path / "told"
+    process = begin(tmp_path / "run", partial(opening_for_ever, told))
+    while not told.exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.terminate()
+    assert ended(process, within=2) == [75]
+    assert not (tmp_path / "run").exists() and said(tmp_path / "run") == ""
+
+
+def hanging_disk(told: Path) -> None:
+    """Plant: the first picture that is read in training is never there."""
+    from tutelage.data import reading
+    from tutelage.engine import keeper, pulse
+
+    pulse.BEAT, ours, began = 0.2, reading._once, []
+    keeper.Keeper.begin = lambda self, clock: began.append(clock)
+
+    def once(path: Path, ask):
+        if began:
+            told.write_text(str(path))
+            time.sleep(600)
+        return ours(path, ask)
+
+    reading._once = once
+
+
+@pytest.mark.long
+def test_a_picture_whose_reading_hangs_is_named(tmp_path: Path) -> None:
+    """A15."""
+    fill(tmp_path / "set", 40)
+    changes = {"data": str(tmp_path / "set"), "stuck_minutes": 6 / 60, "workers": 0}
+    process = begin(tmp_path / "run", partial(hanging_disk, tmp_path / "told"), method="mae", **changes)
+    assert ended(process) == [7]
+    picture, told = (tmp_path / "told").read_text(), said(tmp_path / "run")
+    assert Path(picture).parent == tmp_path / "set"
+    assert f"P-07: process 0, at step 0, is in data for 0.1 minutes. It was reading {picture}. " in told
 
 
 LAUNCHER = """

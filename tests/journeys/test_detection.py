@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,16 @@ def test_it_begins_from_an_encoder_at_a_size_of_its_own(shapes: Path, tmp_path: 
     cascade = load_detector(str(again))
     assert cascade.architecture == "cascade-mask-rcnn" and not cascade.method.settings.masks
     assert main(["evaluate", "detection", str(again), f"--data={shapes}"]) == 0
+
+
+def test_without_pycocotools_detection_names_the_extra_before_a_folder_is_made(
+    run: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    assert main(["detect", str(run), f"--data={shapes}", f"--out={tmp_path / 'run'}", "--steps=2", *SMALL]) == 6
+    said = capsys.readouterr().err
+    assert "R-12: pycocotools is not installed." in said and "pip install 'tutelage[detection]'" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_called_held_out_where_nothing_is(shapes: Path, tmp_path: Path, capsys) -> None:

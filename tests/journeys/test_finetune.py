@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,23 @@ def test_what_was_fine_tuned_can_be_evaluated_exported_and_begun_from(tuned: Pat
     assert main(["export", str(tuned), f"--out={tmp_path / 'backbone'}"]) == 0
     again = ["finetune", str(tmp_path / "backbone"), *SMALL, f"--out={tmp_path / 'again'}", "--steps=1"]
     assert main(again) == 0
+
+
+@pytest.mark.parametrize("what", ["classifier", "checkpoints/step-00000012"])
+def test_it_goes_on_from_a_classifier_of_other_classes_without_its_head(
+    what: str, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """K5."""
+    for label in ("dark", "light", "loud"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(20):
+            Image.effect_noise((16, 16), 10 + i).save(tmp_path / "set" / label / f"{i:02}.png")
+    out, words = tmp_path / "run", ["--batch-size=32", "--log-steps=1", "--monitors=1", "--device=cpu", "--steps=2"]
+    assert main(["finetune", str(tuned / what), f"--data={tmp_path / 'set'}", f"--out={out}", *words]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"^init    .* encoder tensors loaded, .* ignored \(head\b.*\)$", said, re.MULTILINE), said
+    before, after = (load_file(run / "classifier/model.safetensors")["head.weight"] for run in (tuned, out))
+    assert len(before) == 10 and len(after) == 3 and load_classifier(str(out)).classes == ("dark", "light", "loud")
 
 
 def test_it_names_the_classes_of_a_set(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

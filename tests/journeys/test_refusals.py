@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from small_runs import FLAGS
+from small_runs import FLAGS, tiny
 from tutelage.cli import main
+from tutelage.clock import Clock
+from tutelage.encoder import build_vit
+from tutelage.engine.announce import standing_still
 
 
 @pytest.fixture
@@ -165,6 +168,63 @@ def test_fewer_pictures_than_the_batch_names_the_largest_batch_that_works(photos
     line = refuse(capsys, 3, *pretrain(photos, tmp_path / "run", "--batch-size=64"))
     assert "D-03" in line and "--batch-size 36" in line
     assert main(pretrain(photos, tmp_path / "run", "--batch-size=36")) == 0
+
+
+def test_a_patch_that_is_a_single_number_is_refused(tmp_path: Path, capsys) -> None:
+    words = ["--backbone.image-size=4", "--backbone.patch-size=1"]
+    assert "C-20: a patch of 1x1 px" in refuse(capsys, 2, *pretrain("digits", tmp_path / "run", *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_picture_is_fewer_than_the_batch(photos: Path, tmp_path: Path, capsys) -> None:
+    for path in sorted(photos.iterdir())[1:]:
+        path.unlink()
+    line = refuse(capsys, 3, *pretrain(photos, tmp_path / "run", "--batch-size=32"))
+    assert "D-03: photos has 1 training picture" in line
+    assert "fewer than the batch_size of 32" in line and "--batch-size 1 or less" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_set_is_refused_with_the_nearest(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refuse(capsys, 3, *pretrain("fashion-mnits", tmp_path / "run"))
+    assert "D-01: there is no file or folder fashion-mnits." in line and "Did you mean 'fashion-mnist'?" in line
+    assert not (tmp_path / "run").exists()
+
+
+def still(method: str, steps: int, **settings: object) -> list[str]:
+    """What is said of teachers that such a run, of 100 pictures in batches of 32, never moves."""
+    chosen = tiny(method, method=settings)
+    built = chosen.method.build(build_vit(chosen.backbone, 1))
+    return standing_still(built, Clock(batch_size=32, num_pictures=100, total_steps=steps))
+
+
+def test_a_teacher_that_an_epoch_moves_is_told_to_stand_still_in_a_run_without_a_whole_one() -> None:
+    """Three steps are 96 pictures, four are 128."""
+    by_epoch = {"reconstruction_teacher": {"every": "epoch"}}
+    for method in ("sdae", "pseudomae"):
+        (line,) = still(method, 3, **by_epoch)
+        assert line == (
+            "note    the reconstruction teacher moves when an epoch ends, and the run has 0.96 epochs: it stays as it begins"
+        )
+        assert still(method, 4, **by_epoch) == []
+    both = {**by_epoch, "labelling_teacher": {"every": "epoch"}}
+    first, second = still("pseudomae", 3, **both)
+    assert "the reconstruction teacher" in first and "the labelling teacher" in second
+
+
+@pytest.mark.parametrize("method", ["mae", "sdae", "pseudomae", "rc-mae"])
+def test_of_teachers_that_steps_move_nothing_is_told(method: str) -> None:
+    assert still(method, 1) == []
+
+
+def test_a_run_says_that_its_teacher_will_stand_still(photos: Path, tmp_path: Path, capsys) -> None:
+    words = ["pretrain", "sdae-quickstart", f"--data={photos}", f"--out={tmp_path / 'run'}", *FLAGS, "--monitors=0"]
+    assert main([*words, "--steps=1", "--method.reconstruction-teacher.every=epoch"]) == 0
+    assert (
+        "note    the reconstruction teacher moves when an epoch ends, and the run has 0.89 epochs"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_checkpoint_of_another_size_is_refused(photos: Path, tmp_path: Path, capsys) -> None:

@@ -1,6 +1,7 @@
 """The supervised control, from labelled pictures to an encoder, through the command line in this process."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def test_half_of_the_labels_are_enough(tmp_path: Path, capsys) -> None:
     assert main(pretrain(table, tmp_path / "run", "--steps=2", "--method.pool=avg", "--batch-size=16")) == 0
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2 and all(0 < loss < 2 for loss in losses)
-    capsys.readouterr()
+    told = "27 training pictures have no label and are not used ("
+    assert told in capsys.readouterr().err
+    (note,) = [note for note in json.loads((tmp_path / "run/data.json").read_text())["notes"] if told in note]
+    names = re.findall(r"photos/(\d\d)\.png", note)
+    assert len(names) == 5 and all(int(name) % 4 > 1 for name in names) and note.endswith(", ...)")
     assert main(pretrain(table, tmp_path / "other", "--steps=2", "--batch-size=32")) == 3
     assert "has 22 labelled training pictures, fewer than the batch_size of 32" in capsys.readouterr().err

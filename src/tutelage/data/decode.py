@@ -51,7 +51,7 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -120,7 +120,9 @@ def open_image(data: bytes) -> Image.Image:
             raise Unreadable(_guess(data)) from None
         except Image.DecompressionBombError as bomb:
             told = re.search(r"\d+", str(bomb))  # Image size (3600000000 pixels) exceeds limit ...
-            raise Unreadable(_too_large(int(told[0]) if told else 0, MAX_PIXELS)) from None
+            raise Unreadable(
+                _too_large(int(told[0]) if told else 0, MAX_JPEG_PIXELS if data.startswith(_JPEG) else MAX_PIXELS)
+            ) from None
     most = MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS
     if image.width * image.height > most:
         raise Unreadable(_too_large(image.width * image.height, most))

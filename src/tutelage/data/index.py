@@ -20,7 +20,7 @@ from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
-from tutelage.data.objects import Instances, coco_files, instances_of, read_coco
+from tutelage.data.objects import Instances, coco_files, coco_masks, instances_of, read_coco
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
 from tutelage.errors import DataError, listed, nearest
@@ -178,6 +178,7 @@ def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
 
 def _open_objects(data: str, holdout: float, cache: Path | None) -> Data:
     """Pictures with objects; those without any count as unlabelled."""
+    coco_masks()  # said now, not at the first polygon or the first average precision
     root = Path(data).expanduser()
     files = [read_coco(root, path, part) for part, path in coco_files(root).items()]
     parts = {name: file.part for file in files for name in file.pictures.values()}
@@ -294,9 +295,9 @@ def _divide(
     trained = trainable & ~test & ~held_out
     notes += _leaks(source, trained, held_out, test)
     train = everything.subset(trained)
-    single = [] if masks or instances else [classes[k] for k in np.flatnonzero(_counts(train) == 1)]
-    if single:
-        notes.append(f"{len(single)} of {len(classes)} classes have a single training picture: {listed(single)}")
+    rare = [] if masks or instances else [classes[k] for k in np.flatnonzero(_counts(train) <= 1)]
+    if rare and train.has_labels:
+        notes.append(f"{len(rare)} of {len(classes)} classes have one training picture or none: {listed(rare)}")
     if not len(train):
         raise DataError("D-03", f"{name} has {len(source)} pictures, and none is left to train on.")
     return Data(

@@ -75,7 +75,8 @@ def list_folder(root: Path) -> Listing:
     folders = sorted(set(labels) - {""})
     notes = [f"{len(folders)} class folders give the labels: {listed(folders)}"] if folders else []
     if folders and (empty := _without_pictures(root, names, int(divided))):
-        notes.append(f"{len(empty)} beside them have no picture: {listed(empty)}")
+        what = "folders beside them have" if len(empty) > 1 else "folder beside them has"
+        notes.append(f"{len(empty)} {what} no picture: {listed(empty)}")
     return Listing(root, names, labels, parts, other, tuple(notes))
 
 
@@ -83,7 +84,9 @@ def _without_pictures(root: Path, names: Sequence[str], depth: int) -> list[str]
     """The folders where class folders are, `depth` below `root`, under which no picture lies."""
     shown = {"/".join(name.split("/")[: depth + 1]) for name in names}
     parts = sorted({name.split("/")[0] for name in names}) if depth else [""]
-    beside = [path for part in parts for path in sorted((root / part).iterdir()) if path.is_dir()]
+    beside = [
+        path for part in parts for path in sorted((root / part).iterdir()) if path.is_dir() and not path.is_symlink()
+    ]
     found = [path.relative_to(root).as_posix() for path in beside if not path.name.startswith((".", "__MACOSX"))]
     return [name for name in found if name not in shown]
 

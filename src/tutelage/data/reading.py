@@ -1,5 +1,6 @@
 """The bytes of a picture's file: of regular files only, and with patience for a disk that does not answer at once."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tutelage.durable import PASSING, WAITS, patiently
-from tutelage.errors import DataError
+from tutelage.errors import DataError, translated
 
 T = TypeVar("T")
 
@@ -106,6 +107,8 @@ def _once(path: Path, ask: Callable[[int, Identity], T]) -> T:
     except OSError as error:
         if error.errno in PASSING:
             raise
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # the machine's fault, not the file's
+            raise translated(error) from error
         raise Unreadable((error.strerror or "cannot be read").lower()) from None
     except ValueError:  # a name with a zero byte, from a list
         raise Unreadable("no file can have this name") from None

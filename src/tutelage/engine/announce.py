@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from tutelage.clock import Clock, moves
+from tutelage.clock import Cadence, Clock, moves
 from tutelage.data.index import Data, Statistics
 from tutelage.data.tags import table_rows
 from tutelage.distributed import world_size
@@ -70,8 +70,13 @@ def standing_still(method: Method, clock: Clock) -> list[str]:
     """A line for each teacher that a run as short as this one never moves."""
     end = replace(clock, step=clock.total_steps, updates=clock.total_steps)
     return [
-        f"note    the {name.replace('_', ' ')} moves when an epoch ends, and the run has {clock.run_epochs:.2g} epochs: "
-        "it stays as it begins"
+        f"note    the {name.replace('_', ' ')} moves {_how_seldom(teacher.settings.every, clock)}: it stays as it begins"
         for name, teacher in method.teachers.items()
         if moves(teacher.settings.every, end) == 0
     ]
+
+
+def _how_seldom(every: Cadence, clock: Clock) -> str:
+    if every == "epoch":
+        return f"when an epoch ends, and the run has {clock.run_epochs:.2g} epochs"
+    return f"every {every} updates, and the run has {clock.total_steps}"

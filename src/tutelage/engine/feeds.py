@@ -67,6 +67,8 @@ class Feeds:
 
     def notes(self, pictures: Pictures) -> list[str]:
         """What is to be known of labels: pictures without one that nobody uses, and such as also come with one."""
+        if pictures.of_parts:
+            return []
         kinds = {feed.stream.labels for feed in self.by_name.values()}
         unknown = pictures.subset(pictures.labels < 0)
         if kinds == {"known"} and len(unknown):

@@ -88,6 +88,13 @@ def prepared(settings: RunSettings[Any], out: Path) -> tuple[Data, Feeds, Clock]
         tags=settings.tags,
         tagging=settings.tagging,
     )
+    if settings.patch == (1, 1) and data.channels == 1:
+        raise SettingsError(
+            "C-20",
+            "a patch of 1x1 px of a grey picture is a single number.",
+            "It has no variance to be normalised by.",
+            "Use --backbone.patch-size 2 or more.",
+        )
     settings.method.check_classes(data.name, data.train.num_shown)
     feeds = open_feeds(settings.method.streams, data.train, settings)
     found = replace(data.found, notes=(*data.found.notes, *feeds.notes(data.train)))

@@ -134,13 +134,19 @@ def check_writable(path: Path) -> None:
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        owner = place.stat().st_uid
-        reason = "is a file" if not place.is_dir() else f"belongs to user {owner}, and this is user {os.getuid()}"
         raise MachineError(
             "R-03",
-            f"the run cannot be written to {path}: {place} {reason}.",
+            f"the run cannot be written to {path}: {place} {_why_not(place)}.",
             todo="Use another --out or mend its rights.",
         )
+
+
+def _why_not(place: Path) -> str:
+    if not place.is_dir():
+        return "is a file"
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return "is on a read-only disk"
+    return f"belongs to user {place.stat().st_uid}, and this is user {os.getuid()}, who may not write there"
 
 
 def refuse_export(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Saving, as training sees it: a snapshot is taken and training goes on; what became of it is told after a later step."""
 
 import errno
-import os
 import shutil
 import time
 from pathlib import Path
@@ -147,7 +146,7 @@ class Saver:
 def not_written(folder: Path, outcome: Outcome, error: OSError, *, given_up: bool) -> MachineError:
     """K-20, of a save that the disk refused."""
     reason = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
-    if error.errno == errno.ENOSPC and no_names_left(folder):
+    if error.errno == errno.ENOSPC and free_bytes(folder) > 2 * outcome.num_bytes:
         reason = "the disk has room for no more names (inodes)"
     room = f"needs {megabytes(outcome.num_bytes)}, {megabytes(free_bytes(folder))} free"
     good = next((f"step {step_of(path)}" for path in checkpoint_folders(folder)), "none yet")
@@ -167,15 +166,6 @@ def free_bytes(folder: Path) -> int:
         return shutil.disk_usage(folder).free
     except OSError:
         return 0
-
-
-def no_names_left(folder: Path) -> bool:
-    """Whether the disk that the folder is on holds as many files as it can."""
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return False
-    return disk.f_files > 0 and disk.f_favail == 0
 
 
 def megabytes(num_bytes: int) -> str:

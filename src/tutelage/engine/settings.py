@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tutelage.batch import shared_out
-from tutelage.config import Count, NonNegative, NonNegativeInt, Positive, Settings, Share, read_json, shortened
+from tutelage.config import Below1, Count, NonNegative, NonNegativeInt, Positive, Settings, Share, read_json, shortened
 from tutelage.data.hashtags import TagSettings
 from tutelage.data.labels import is_table
 from tutelage.data.views import ViewsSettings
@@ -27,7 +27,7 @@ class OptimSettings(Settings):
 
     base_lr: Positive = 1.5e-4
     """Learning rate per 256 pictures of the batch: lr = base_lr x batch_size / 256."""
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
     """AdamW's averaging of the gradient and its square."""
     weight_decay: NonNegative = 0.05
     """Decoupled weight decay of matrices; biases and norms have none."""
@@ -168,6 +168,9 @@ class RunSettings(Settings, Generic[M]):
     def check_batch(self, world: int) -> None:
         """Refuse a batch that processes, micro-batches or the method cannot share."""
         micro = self.micro_batch or self.batch_size // world
+        streams = self.method.streams
+        parts = sum(stream.share for stream in streams.values())
+        unit = math.lcm(world * (self.micro_batch or 1), world * parts)
         if micro == 0:
             raise SettingsError(
                 "C-25", f"batch_size {self.batch_size} is less than a picture for each of {world} processes."
@@ -177,11 +180,9 @@ class RunSettings(Settings, Generic[M]):
                 "C-25",
                 f"batch_size {self.batch_size} is no multiple of {world} processes x micro_batch {micro}.",
                 "Every process takes the same number of pictures in every pass.",
-                f"Use a batch_size of {max(1, round(self.batch_size / (world * micro))) * world * micro}.",
+                f"Use a batch_size of {max(1, round(self.batch_size / unit)) * unit}.",
             )
-        streams = self.method.streams
-        parts = sum(stream.share for stream in streams.values())
-        for name, count in shared_out(self.batch_size, streams).items():
+        for name, count in shared_out(self.batch_size, streams, unit).items():
             if count % (self.micro_batches(world) * world):
                 raise SettingsError(
                     "C-25",
