@@ -113,6 +113,7 @@ def open_image(data: bytes) -> Image.Image:
     """The picture with its header read and its size checked. Raises `Unreadable`."""
     if data.startswith(_PNG):
         data = b"".join(piece for piece in _pieces(data) if not _is_left_out(piece))
+    most = MAX_JPEG_PIXELS if data.startswith(_JPEG) else MAX_PIXELS
     with refusing():
         try:
             image = Image.open(BytesIO(data), formats=FORMATS)
@@ -120,10 +121,7 @@ def open_image(data: bytes) -> Image.Image:
             raise Unreadable(_guess(data)) from None
         except Image.DecompressionBombError as bomb:
             told = re.search(r"\d+", str(bomb))  # Image size (3600000000 pixels) exceeds limit ...
-            raise Unreadable(
-                _too_large(int(told[0]) if told else 0, MAX_JPEG_PIXELS if data.startswith(_JPEG) else MAX_PIXELS)
-            ) from None
-    most = MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS
+            raise Unreadable(_too_large(int(told[0]) if told else 0, most)) from None
     if image.width * image.height > most:
         raise Unreadable(_too_large(image.width * image.height, most))
     return image

@@ -20,6 +20,11 @@ class Shared(NamedTuple):
     """Further ones are likely, and were not compared."""
     example: tuple[str, str]
 
+    def told(self, total: int, what: str) -> str:
+        """`warning: 3 of 8 pictures for testing are in training too, byte for byte (a.png is b.png)`, of `total` pictures."""
+        count = f"{'at least ' if self.more else ''}{self.num:,} of {total:,}"
+        return f"warning: {count} {what} too, byte for byte ({self.example[0]} is {self.example[1]})"
+
 
 def shared(source: FileSource, part: NDArray[np.bool_], other: NDArray[np.bool_]) -> Shared | None:
     """The pictures of `part` that are in `other` too, or None where there are none.

@@ -23,7 +23,7 @@ from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
 from tutelage.data.objects import Instances, coco_files, coco_masks, instances_of, read_coco
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
-from tutelage.errors import DataError, listed, nearest
+from tutelage.errors import DataError, listed
 
 __all__ = [
     "ArraySource",
@@ -152,11 +152,8 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
 
 def _listed(path: Path) -> Listing:
     """The files of a folder or list; of a folder with masks its pictures alone."""
-    if not path.exists():
-        todo = f"Check --data, or name a set. {nearest(path.name, named.NAMES)}"
-        raise DataError("D-01", f"there is no file or folder {path}.", todo=todo)
     if not (layout := layout_of(path)):
-        return list_data(path)
+        return list_data(path, named.NAMES)
     listing = list_data(path / layout.pictures)
     note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
     return replace(listing, notes=(*listing.notes, note))
@@ -323,10 +320,8 @@ def _leaks(source: Source, train: NDArray[np.bool_], held_out: NDArray[np.bool_]
     notes = []
     for part, what, other in ((test, "for testing", train | held_out), (held_out, "held out", train)):
         if found := shared(source, part, other):
-            notes.append(
-                f"warning: {'at least ' if found.more else ''}{found.num:,} of {part.sum():,} pictures {what} are in "
-                f"training too, byte for byte ({found.example[0]} is {found.example[1]}): they are no test of learning"
-            )
+            told = found.told(int(part.sum()), f"pictures {what} are in training")
+            notes.append(f"{told}: they are no test of learning")
     return notes
 
 

@@ -36,12 +36,16 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
-def list_data(path: Path) -> Listing:
-    """The files of a folder, a CSV file or a text list. Raises DataError D-01, D-02, D-12, D-13."""
+def list_data(path: Path, sets: Sequence[str] = ()) -> Listing:
+    """The files of a folder, a CSV file or a text list. Raises DataError D-01, D-02, D-12, D-13.
+
+    Where there is none of them, the nearest of the named `sets` is offered.
+    """
     if path.is_dir():
         return list_folder(path)
     if not path.is_file():
-        raise DataError("D-01", f"there is no file or folder {path}.", todo="Check --data.")
+        offer = f"Check --data, or name a set. {nearest(path.name, sets)}" if sets else "Check --data."
+        raise DataError("D-01", f"there is no file or folder {path}.", todo=offer)
     if path.suffix.lower() == ".csv":
         return list_csv(path)
     if path.suffix.lower() in (".txt", ".list", ".lst"):

@@ -78,10 +78,7 @@ class Feeds:
             known, other = np.zeros((2, len(pictures.source)), dtype=np.bool_)
             known[pictures.ids[pictures.labels >= 0]], other[unknown.ids] = True, True
             if found := shared(pictures.source, known, other):
-                return [
-                    f"warning: {'at least ' if found.more else ''}{found.num:,} of {known.sum():,} labelled pictures are among "
-                    f"those without a label too, byte for byte ({found.example[0]} is {found.example[1]})"
-                ]
+                return [found.told(int(known.sum()), "labelled pictures are among those without a label")]
         return []
 
     def names(self, batch: Micro) -> list[str]:

@@ -145,10 +145,10 @@ class Saver:
 
 def not_written(folder: Path, outcome: Outcome, error: OSError, *, given_up: bool) -> MachineError:
     """K-20, of a save that the disk refused."""
-    reason = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
-    if error.errno == errno.ENOSPC and free_bytes(folder) > 2 * outcome.num_bytes:
+    reason, free = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower(), free_bytes(folder)
+    if error.errno == errno.ENOSPC and free > 2 * outcome.num_bytes:
         reason = "the disk has room for no more names (inodes)"
-    room = f"needs {megabytes(outcome.num_bytes)}, {megabytes(free_bytes(folder))} free"
+    room = f"needs {megabytes(outcome.num_bytes)}, {megabytes(free)} free"
     good = next((f"step {step_of(path)}" for path in checkpoint_folders(folder)), "none yet")
     return MachineError(
         "K-20",
