@@ -7,6 +7,7 @@ synced. Nothing is written but by `os.write`, so that tests see every call and c
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -34,6 +35,8 @@ PASSING = frozenset(
     if hasattr(errno, name)
 )
 """Errors of the disk or the network, which say nothing about the file."""
+LEFT_BEHIND = re.compile(r"\..+\.tutelage-\d+(-old)?")
+"""What a process that was killed left beside the place where it would have been."""
 T = TypeVar("T")
 
 
@@ -73,9 +76,14 @@ def write_synced(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
     return Written(size, digest.hexdigest())
 
 
+def beside(path: Path, mark: str = "") -> Path:
+    """The hidden name under which this process writes what then takes the place of `path`."""
+    return path.with_name(f".{path.name}.tutelage-{os.getpid()}{mark}")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file in place of what was there. Raises OSError, and leaves what was there."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary = beside(path)
     try:
         with suppress(FileNotFoundError):  # of an earlier process with this number
             temporary.unlink()

@@ -6,11 +6,13 @@ connection, and its memory, output and time are limited. It is handed the open f
 """
 
 import argparse
+import hashlib
 import io
 import json
 import math
 import os
 import resource
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,8 @@ from pickle import UnpicklingError  # the exception alone: what torch.load raise
 from typing import IO, Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from tutelage.config import MAX_JSON, parse_json
@@ -50,6 +53,46 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     check_header(path)
     return load_file(path)
+
+
+def read_hashed(path: Path, size: int, sha256: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of this length and hash, by name, on the CPU.
+
+    Raises:
+        ValueError: it is another file, damaged, or larger than memory.
+        OSError: it cannot be read.
+
+    """
+    if (found := _regular(path).st_size) != size:
+        raise ValueError(f"{path.name} has {found:,} of {size:,} bytes")
+    check_header(path)
+    try:
+        data = read_regular(path, size)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"{path.name} does not have the hash it was written with")
+        return load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    except MemoryError:
+        raise ValueError(f"{path.name} does not fit into memory") from None
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """At most `most` bytes of a regular file; of no link, pipe or device. Raises ValueError, OSError."""
+    _regular(path)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path.name} has more than {most:,} bytes")
+    return data
+
+
+def _regular(path: Path) -> os.stat_result:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.name} is no regular file")
+    return status
 
 
 def check_header(path: Path) -> None:

@@ -4,10 +4,8 @@ Whatever the source, they come back as tensors under timm's names with what is k
 tensors and nothing else (`tutelage.foreign`).
 """
 
-import hashlib
 import inspect
 import math
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +15,6 @@ from typing import Any, TypeVar
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -25,7 +22,7 @@ from tutelage.config import read_json, shortened
 from tutelage.data.index import Statistics
 from tutelage.encoder import BackboneSettings, pair
 from tutelage.errors import CheckpointError, nearest
-from tutelage.foreign import check_header, read_pickled, read_safetensors
+from tutelage.foreign import read_hashed, read_pickled, read_safetensors
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PATCHES = "patch_embed.proj.weight"
@@ -149,16 +146,8 @@ def _handed_on(settings: dict[str, Any]) -> str:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's networks. Raises CheckpointError K-10 where it is not as it was written."""
     with reading(path):
-        expected, file = read_json(path / "MANIFEST.json")["files"]["model.safetensors"], path / "model.safetensors"
-        if not stat.S_ISREG(file.lstat().st_mode):
-            raise ValueError("model.safetensors is no regular file")
-        check_header(file)
-        data = file.read_bytes()
-        if len(data) != expected["size"]:
-            raise ValueError(f"model.safetensors has {len(data):,} of {expected['size']:,} bytes")
-        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            raise ValueError("model.safetensors does not have the hash it was written with")
-        return load(data)
+        written = read_json(path / "MANIFEST.json")["files"]["model.safetensors"]
+        return read_hashed(path / "model.safetensors", written["size"], written["sha256"])
 
 
 def _from_checkpoint(path: Path, teacher: str | None) -> Weights:

@@ -24,6 +24,7 @@ from tutelage.engine.checkpoint import best_checkpoint, checkpoint_folders, load
 from tutelage.engine.pretrain import pretrain
 from tutelage.engine.snapshot import MANIFEST, MODEL, OPTIMIZER, write_snapshot
 from tutelage.errors import CheckpointError, NumericsError, SettingsError
+from tutelage.foreign import read_regular
 
 FILES = (MODEL, OPTIMIZER, MANIFEST)
 
@@ -166,9 +167,7 @@ def test_the_newest_is_the_one_of_the_last_step_whatever_its_time(tmp_path: Path
 
 def failing_reads(monkeypatch: pytest.MonkeyPatch, of: Path, times: float, number: int = errno.ESTALE) -> None:
     """The disk or the network fails so many times over one checkpoint, without the waits between."""
-    from tutelage.engine import checkpoint
-
-    real, calls = checkpoint._read_file, []
+    real, calls = read_regular, []
 
     def read(path: Path, most: int) -> bytes:
         if path.parent == of and len(calls) < times:
@@ -176,7 +175,8 @@ def failing_reads(monkeypatch: pytest.MonkeyPatch, of: Path, times: float, numbe
             raise OSError(number, os.strerror(number), str(path))
         return real(path, most)
 
-    monkeypatch.setattr(checkpoint, "_read_file", read)
+    for module in ("foreign", "engine.checkpoint"):
+        monkeypatch.setattr(f"tutelage.{module}.read_regular", read)
     monkeypatch.setattr("tutelage.durable.WAITS", (0.001,) * 3)
 
 

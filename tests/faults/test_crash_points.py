@@ -247,10 +247,15 @@ def test_killed_between_the_update_and_the_epoch_teacher_it_moves_once(tmp_path:
 
 def test_what_a_killed_process_left_goes_at_the_next_start_even_if_that_saves_nothing(tmp_path: Path) -> None:
     """A4."""
-    left = {".classifier-1234/config.json", ".joint-5-old/vit", ".report.html-77", "checkpoints/.step-00000006"}
+    left = {
+        ".classifier.tutelage-1234/config.json",
+        ".joint.tutelage-5-old/vit",
+        ".report.html.tutelage-77",
+        "checkpoints/.step-00000006",
+    }
     left |= {f"checkpoints/.step-0000000{step}/model.safetensors" for step in ("2", "4-new")}
     ours = {"checkpoints/step-00000004/MANIFEST.json", "classifier/config.json", "report.html", "notes-12", ".hidden"}
-    ours |= {".taking-12"}
+    ours |= {".taking-12", ".a-users-own-2026"}
     for name in left | ours:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -263,7 +268,7 @@ def test_what_a_killed_process_left_goes_at_the_next_start_even_if_that_saves_no
     run = RunFolder(tmp_path)
     run.check()
     assert there() == ours | {".lease-1"}
-    assert not list(tmp_path.rglob(".step-*")) and not (tmp_path / ".classifier-1234").exists()
+    assert not list(tmp_path.rglob(".step-*")) and not (tmp_path / ".classifier.tutelage-1234").exists()
     run.close()
 
 
@@ -288,7 +293,7 @@ def test_killed_at_every_file_operation_a_report_is_the_old_or_the_new_one(tmp_p
         assert code == -signal.SIGKILL
     assert {"old", "new"} == set(seen) and seen == sorted(seen, reverse=True) and len(seen) > 5
     RunFolder(run).close()
-    assert not list(run.glob(".report.html-*"))
+    assert not list(run.glob(".report.html*"))
 
 
 def test_a_result_that_was_cut_short_does_not_swallow_the_next(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ STATES: list[Callable[[Path], None]] = [nothing, given_back, left_by_the_dead, l
 
 
 def test_of_many_that_begin_at_once_one_wins(tmp_path: Path, amount, figure) -> None:
-    races = amount(12, 40, 100)
+    races = amount(12, 24, 100)
     for race in range(races):
         folder, results = tmp_path / f"run-{race}", tmp_path / f"results-{race}"
         results.mkdir()

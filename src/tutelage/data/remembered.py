@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tutelage.data.looking import Look
 from tutelage.data.reading import Identity
+from tutelage.durable import beside
 
 _VERSION = 2
 _SETTLED = 2_000_000_000
@@ -49,7 +50,7 @@ def remember(cache: Path, root: Path, looks: Mapping[str, Look]) -> None:
         for look in kept.values()
     ]
     file = _file(cache, root)
-    temporary = file.with_name(f".{file.name}-{os.getpid()}")
+    temporary = beside(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as opened:

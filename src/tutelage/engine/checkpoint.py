@@ -4,12 +4,9 @@ What is in one, and how it is written, is in `tutelage.engine.snapshot`. Nothing
 header and its hash were found right; nothing that a checkpoint names is opened but its own two files.
 """
 
-import hashlib
 import json
-import os
 import platform
 import re
-import stat
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +14,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from tutelage.clock import Clock, moves
@@ -27,7 +22,7 @@ from tutelage.durable import PASSING, WAITS, patiently, remove_folder
 from tutelage.engine.chain import Links
 from tutelage.engine.snapshot import BEST, FORMAT, MANIFEST, MODEL, OPTIMIZER, FileEntry, Manifest, is_finite, seal
 from tutelage.errors import CheckpointError
-from tutelage.foreign import check_header
+from tutelage.foreign import read_hashed, read_regular
 from tutelage.method import Method
 from tutelage.version import __version__
 
@@ -91,7 +86,7 @@ def best_checkpoint(folder: Path) -> tuple[Path, float] | None:
     marked = []
     for path in checkpoint_folders(folder):
         try:
-            marked.append((path, float(parse_json(_read_file(path / BEST, 1_000))["knn_accuracy"])))
+            marked.append((path, float(parse_json(read_regular(path / BEST, 1_000))["knn_accuracy"])))
         except (OSError, ValueError, KeyError, TypeError):  # not marked, or no longer readable
             continue
     return max(marked, key=lambda item: item[1], default=None)
@@ -166,7 +161,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _read_manifest(path: Path) -> Manifest:
-    data = _read_file(path / MANIFEST, _MOST_MANIFEST)
+    data = read_regular(path / MANIFEST, _MOST_MANIFEST)
     values = parse_json(data)
     given, number = values.pop("seal", None), values.get("format")
     if number != 1 and given != seal(values):
@@ -186,41 +181,11 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _read_tensors(path: Path, entry: FileEntry) -> dict[str, Tensor]:
-    size = _regular(path).st_size
-    if size != entry.size:
-        raise ValueError(f"{path.name} has {size:,} of {entry.size:,} bytes")
-    check_header(path)
-    try:
-        data = _read_file(path, entry.size)
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise ValueError(f"{path.name} does not have the hash it was written with")
-        tensors: dict[str, Tensor] = load(data)
-    except SafetensorError as error:
-        raise ValueError(f"{path.name}: {error}") from None
-    except MemoryError:
-        raise ValueError(f"{path.name} does not fit into memory") from None
+    tensors = read_hashed(path, entry.size, entry.sha256)
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise ValueError(f"K-17, {name} holds numbers that are not finite")
     return tensors
-
-
-def _read_file(path: Path, most: int) -> bytes:
-    """At most `most` bytes of a regular file; of no link, pipe or device."""
-    _regular(path)
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"{path.name} has more than {most:,} bytes")
-    return data
-
-
-def _regular(path: Path) -> os.stat_result:
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path.name} is no regular file")
-    return status
 
 
 def reason_of(error: Exception) -> str:

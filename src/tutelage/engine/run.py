@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import sys
 import time
@@ -15,14 +14,11 @@ from typing import Any
 import torch
 
 from tutelage.config import redacted
-from tutelage.durable import append_lines, make_folder, write_whole
+from tutelage.durable import LEFT_BEHIND, append_lines, make_folder, write_whole
 from tutelage.engine.lease import Lease
 from tutelage.engine.settings import RunSettings, differences, read_settings
 from tutelage.errors import MachineError, SettingsError, TutelageError
 from tutelage.version import __version__
-
-_LEFT_BEHIND = re.compile(r"\.(?!lease|taking).+-\d+(-old)?")
-"""What a process that was killed left beside the place where it would have been."""
 
 
 class RunFolder:
@@ -196,7 +192,7 @@ def _take(path: Path) -> Lease:
             f"the run cannot be written to {path}: {error.strerror or error}.",
             todo="Use another --out or mend its rights.",
         ) from error
-    left_behind = [item for item in path.iterdir() if _LEFT_BEHIND.fullmatch(item.name)]
+    left_behind = [item for item in path.iterdir() if LEFT_BEHIND.fullmatch(item.name)]
     for item in (*left_behind, *(path / "checkpoints").glob(".step-*")):
         shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
     return lease

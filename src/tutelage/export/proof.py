@@ -1,7 +1,6 @@
 """How an export is written: beside its place, loaded back by the library that it is for, compared, and only then renamed."""
 
 import copy
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tutelage.durable import beside
 from tutelage.errors import CheckpointError, MachineError, NumericsError
 
 LARGEST_DIFFERENCE = 1e-4
@@ -44,7 +44,7 @@ def write_proven(
         raise CheckpointError(
             "X-02", f"{folder} is there and is no export.", "It would be lost.", "Name another folder."
         )
-    temporary = folder.parent / f".{folder.name}-{os.getpid()}"
+    temporary = beside(folder)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -66,7 +66,7 @@ def write_proven(
 
 
 def _replace(new: Path, folder: Path) -> None:
-    old = folder.parent / f".{folder.name}-{os.getpid()}-old"
+    old = beside(folder, "-old")
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
