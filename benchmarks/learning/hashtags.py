@@ -1,6 +1,6 @@
 """Hashtags as careless people would write them, for the pictures of Fashion-MNIST: a table for `--tags`.
 
-    .venv/bin/python benchmarks/learning/hashtags.py tags.csv [--wrong 0.2] [--missing 0.3] [--seed 0]
+    .venv/bin/python benchmarks/learning/hashtags.py tags-0.csv [--wrong 0.2] [--missing 0.3] [--seed 0]
 
 Of a picture's class a word is written (its name, a synonym or what it is a kind of, in one of several spellings) unless it is
 missing; with the rate `wrong` it is another class's. Beside it come words that have nothing to do with the picture, more often

@@ -62,6 +62,13 @@ MEASURES: dict[str, dict[str, Measure]] = {
 """What the tables of what encoders are good for show, shares by the scores of what was judged."""
 
 
+GRIDS = {
+    "hashtags": [("linear", "linear-cached/1", "encoder"), ("kNN", "knn/1", "encoder")],
+    "hashtags-finetuned": [("fine-tuned", "classifier/1", "classifier")],
+}
+"""What is shown of MAE, then tags: a name, a protocol and what it judged."""
+
+
 def mean_corruption_error(errors: dict[str, list[float]], baseline: dict[str, list[float]]) -> float:
     """The mean over kinds of the errors at all severities as a share of the baseline's."""
     return mean(sum(errors[kind]) / sum(baseline[kind]) for kind in errors)
@@ -96,6 +103,8 @@ def block(table: str, scale: str) -> str:
         return downstream(rows, MEASURES[table])
     if table == "finetune":
         return by_labels(found(table, scale)["fashion-mnist"], ("100%", "10%", "1%"))
+    if table in GRIDS:
+        return "".join(grid(found(table, scale)["fashion-mnist"], *of) for of in GRIDS[table])
     if table == "few":
         rows = found(table, scale)["fashion-mnist"]
         return by_labels(rows, FEW_LABELS) + guesses(rows, DOCS / "pictures" / f"learning-few-{scale}.svg")
@@ -137,6 +146,25 @@ def by_labels(rows: dict[str, list[Line]], counts: Sequence[str]) -> str:
         cells = [spread(values) if values else "" for values in scores]
         seen = ", ".join(dict.fromkeys(f"{line['row']['pictures']:,}" for lines in own for line in lines))
         out.append(f"| {method} | {seen} | {' | '.join(cells)} | {', '.join(str(len(lines)) for lines in own)} |")
+    return "\n".join(out) + "\n\n"
+
+
+def grid(rows: dict[str, list[Line]], title: str, protocol: str, judged: str) -> str:
+    """Accuracy by epochs of MAE (down) and then of tags (across), a table for each width; 0 and 0 is the untrained encoder."""
+    cells: dict[str, dict[tuple[float, float], list[float]]] = defaultdict(dict)
+    for name, lines in rows.items():
+        width, *stages = name.split(", ")
+        epochs = dict(stage.split() for stage in stages if stage != "untrained")
+        place = float(epochs.get("MAE", 0)), float(epochs.get("tags", 0))
+        cells[width][place] = [accuracy(last(line), protocol, judged) for line in lines]
+    out = []
+    for width, own in cells.items():
+        before, after = (sorted({place[i] for place in own}) for i in (0, 1))
+        out += [f"\n**{title}, {width}**\n", f"| MAE, epochs | {' | '.join(f'{a:g} of tags' for a in after)} |"]
+        out.append("|---" * (len(after) + 1) + "|")
+        for b in before:
+            row = [spread(own[b, a]) if (b, a) in own else "" for a in after]
+            out.append(f"| {b:g} | {' | '.join(row)} |")
     return "\n".join(out) + "\n\n"
 
 

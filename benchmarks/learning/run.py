@@ -1,6 +1,6 @@
 """Run a table of the learning bench: pretrain each row with each seed, judge it, append a line to the results.
 
-    .venv/bin/python benchmarks/learning/run.py TABLE --out RUNS [--glyphs FOLDER] [--stamps FOLDER] [--tags FILE] [--jobs 2]
+    .venv/bin/python benchmarks/learning/run.py TABLE --out RUNS [--glyphs FOLDER] [--stamps FOLDER] [--tags 'tags-{seed}.csv']
 
 Interrupt it at will: the same command goes on, with runs where they stopped and without those that have a line. Jobs share
 the processors; on a GPU there is one. The lines are in benchmarks/learning/<scale>.jsonl, one for each row and seed, with
@@ -98,7 +98,9 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
     if row.curve:
         places |= {k * (steps // 4): run / "checkpoints" / f"step-{k * (steps // 4):08d}" for k in (1, 2, 3)}
     return {
-        "judged": {str(step): judge(place, data, row.judge) for step, place in sorted(places.items())},
+        "judged": {
+            str(step): judge(place, data, row.judge, of_tags=row.tags) for step, place in sorted(places.items())
+        },
         "images_per_second": sorted(m["images_per_second"] for m in metrics)[len(metrics) // 2],
         "metrics": metrics[:: max(1, len(metrics) // 40)],
         "monitors": lines(run / "monitors.jsonl"),
@@ -116,7 +118,7 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
 def begun_from(row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The settings that name the run with the same seed that a row begins from, and the tags that it learns."""
     init = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
-    return init | ({"tags": args.tags} if row.tags else {})
+    return init | ({"tags": args.tags.format(seed=seed)} if row.tags else {})
 
 
 def unchanged(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -133,8 +135,11 @@ def unchanged(row: Row, seed: int, data: str, out: Path, args: argparse.Namespac
     return {"judged": {"0": judge(out, data, row.judge, baselines=True)}, "settings": dump}
 
 
-def judge(place: Path, data: str, whom: str, *, baselines: bool = False) -> list[dict[str, Any]]:
-    """Accuracies on test pictures, by protocol; token and rates of an encoder chosen on held-out ones."""
+def judge(place: Path, data: str, whom: str, *, baselines: bool = False, of_tags: bool = False) -> list[dict[str, Any]]:
+    """Accuracies on test pictures, by protocol; token and rates of an encoder chosen on held-out ones.
+
+    A classifier `of_tags` tells other classes apart than those of the set.
+    """
     from tutelage import api
 
     if whom == "nothing":
@@ -145,7 +150,7 @@ def judge(place: Path, data: str, whom: str, *, baselines: bool = False) -> list
         return _lines(api.evaluate(whom, place, data))
     options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}
     found = api.evaluate_all(PROTOCOLS, place, data, **options) if whom == "encoder" else []
-    if (place / "classifier").exists():
+    if any((place / name).exists() for name in ("classifier", "joint")) and not of_tags:
         found.append(api.evaluate("classifier", place, data))
     return [line for one in found for line in _lines(one)]
 
@@ -174,7 +179,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True, help="where runs are kept")
     parser.add_argument("--glyphs", default="glyphs", help="the folder that glyphs.py made")
     parser.add_argument("--stamps", default="stamps", help="the folder that downstream/stamps.py made")
-    parser.add_argument("--tags", default="tags.csv", help="the table that hashtags.py made")
+    parser.add_argument("--tags", default="tags-{seed}.csv", help="the tables that hashtags.py made, one for each seed")
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--rows", nargs="*", default=(), help="only these rows")

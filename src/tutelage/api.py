@@ -1,5 +1,6 @@
 """The Python door: `pretrain`, `evaluate` and `load_encoder`, and what the command line calls."""
 
+import re
 import sys
 import time
 from collections import Counter
@@ -13,11 +14,13 @@ from rich.console import Console
 
 from tutelage import recipes
 from tutelage.config import NonNegativeInt, Settings, merged
+from tutelage.distributed import rank
 from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
+from tutelage.engine.checkpoint import checkpoint_folders
 from tutelage.engine.launch import launched
 from tutelage.engine.settings import RunSettings, differences, explain, read_settings, settings_class
-from tutelage.errors import SettingsError, Stopped, TutelageError, no_memory, printable
+from tutelage.errors import CheckpointError, SettingsError, Stopped, TutelageError, no_memory, printable
 from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.predict_masks import predict_masks
@@ -250,17 +253,33 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
     folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
     if not settings.first:
         return _one(settings, folder, quiet=quiet)
+    return _two(settings, folder, quiet=quiet)
+
+
+def _two(settings: RunSettings[Any], folder: Path, *, quiet: bool) -> engine.Finished:
+    """The first run, unless it is finished, then the one that begins with its encoder."""
     before, first = folder / "first", first_stage(settings)
     with launched(settings.device):  # both runs in one process group
+        tells = rank() == 0 and not quiet
         if not _is_finished(first, before):
-            engine.prepared(settings, folder)  # what is wrong with the second run is said before the first is trained
+            _refuse_to_begin_again(before, folder)
+            data, _, _ = engine.prepared(settings, folder)  # what is wrong with the second run is said before the first
+            if tells:
+                _say(*data.found.lines(), *_notes(settings, first), f"run 1 of 2: {settings.first}")
             try:
                 finished = _one(first, before, quiet=quiet, stops=(folder,), following="the run that begins with it")
             except TutelageError as error:
                 raise first_stage_error(settings, error) from error
             if finished.stopped:
                 return finished
-        return _one(settings, folder, quiet=quiet, stops=(before,))
+        elif rank() == 0 and not (before / "report.html").exists():  # killed before it could be written
+            write_report(before)
+        if tells:
+            _say(f"run 2 of 2: {settings.recipe}")
+        finished = _one(settings, folder, quiet=quiet, stops=(before,))
+        if finished.leads and not finished.stopped and before.is_dir():
+            write_report(before)  # now it can name the run that began with it
+        return finished
 
 
 def _one(
@@ -277,12 +296,16 @@ def _one(
         return finished
     report = write_report(folder)
     if not quiet:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(printable(f"done    {folder} · report {report}"), markup=False)
-        console.print(f"verdict {_verdict_on(folder)}", markup=False)
         told = following or f"tutelage {_next(settings, folder, finished)}"
-        console.print(printable(f"next    {told}"), markup=False)
+        _say(f"done    {folder} · report {report}", f"verdict {_verdict_on(folder)}", f"next    {told}")
     return finished
+
+
+def _say(*lines: str) -> None:
+    """Print lines on standard error, names in them made harmless."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(printable(line), markup=False)
 
 
 def first_stage(settings: RunSettings[Any]) -> RunSettings[Any]:
@@ -305,17 +328,40 @@ def first_stage(settings: RunSettings[Any]) -> RunSettings[Any]:
 
 
 def first_stage_error(settings: RunSettings[Any], error: TutelageError) -> TutelageError:
-    """An error of the first run, with the options that are its own."""
+    """An error of the first run, with the options that are its own, also where it names those of the second."""
     said = str(error).removeprefix(f"{error.code}: ")
+    said = re.sub(r"--(batch-size|epochs)\b", r"--first-\1", said)
+    said = re.sub(r"\bbatch_size\b", "first_batch_size", said)
     own = "Of the first run's options two are its own: --first-epochs and --first-batch-size."
     return type(error)(error.code, f"in the first run, of {settings.first}: {said}", todo=own)
 
 
 def _is_finished(settings: RunSettings[Any], folder: Path) -> bool:
-    """Whether the folder holds the run of these settings, done to its end."""
+    """Whether the folder holds the run of these settings, done to its end, and the encoder that it hands on."""
     if not (folder / "settings.json").exists() or differences(read_settings(folder / "settings.json"), settings):
         return False
-    return any(event.get("event") == "finished" for event in collect(folder).events)
+    done = any(event.get("event") == "finished" for event in collect(folder).events)
+    return done and (folder / "encoder").is_dir()
+
+
+def _refuse_to_begin_again(before: Path, folder: Path) -> None:
+    """Raise CheckpointError K-03 where the second run has begun and nothing of the first is left: it would be trained anew."""
+    if checkpoint_folders(folder / "checkpoints") and not checkpoint_folders(before / "checkpoints"):
+        raise CheckpointError(
+            "K-03",
+            f"{before} is gone, and {folder} has begun with its encoder.",
+            "It would be trained again from its first step on, for the same weights.",
+            f"Put {before} back, or begin another run with --init {folder} and another --out.",
+        )
+
+
+def _notes(settings: RunSettings[Any], first: RunSettings[Any]) -> list[str]:
+    """What the first run has otherwise than its recipe, because the second has it so."""
+    own, positions = recipes.load(settings.first or "").backbone.positions, first.backbone.positions
+    if own == positions:
+        return []
+    told = f"the positions of {settings.first} are {own}; both runs have the second's, {positions}"
+    return [f"note    {told}. --backbone.positions {own} gives them to both"]
 
 
 def _next(settings: RunSettings[Any], folder: Path, finished: engine.Finished) -> str:

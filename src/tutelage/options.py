@@ -43,8 +43,25 @@ def parse(model: type[T], words: Sequence[str], *, default: T | None = None, com
         raise SettingsError("C-02", "; ".join(item["msg"] for item in error.errors())) from None
     if unknown:
         option = unknown[0].partition("=")[0]
+        if (section := _left_out(default, option)) and option in option_names(model):
+            raise SettingsError(
+                "C-01",
+                f"there is no {section} here that {shortened(option)} could change.",
+                "The recipe leaves it out.",
+                "Begin from a recipe that has one, or set all of it in a file for --settings.",
+            )
         raise SettingsError("C-01", f"unknown option '{shortened(option)}'.", todo=nearest(option, option_names(model)))
     return value
+
+
+def _left_out(default: BaseModel | None, option: str) -> str:
+    """The section that an option is in, where it is None in `default`: method.teacher of --method.teacher.every."""
+    value, section = default, list[str]()
+    for name in option.removeprefix("--").replace("-", "_").split(".")[:-1]:
+        section.append(name)
+        if value is not None and (value := getattr(value, name, value)) is None:
+            return ".".join(section)
+    return ""
 
 
 def option_names(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:

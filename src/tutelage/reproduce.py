@@ -63,6 +63,8 @@ class Job:
     settings: RunSettings[Any]
     out: Path
     """The run folder."""
+    judged: Path
+    """The folder of the run that is judged: this, or the one that was fine-tuned from it."""
 
 
 def reproduce(options: ReproduceOptions) -> None:
@@ -71,7 +73,7 @@ def reproduce(options: ReproduceOptions) -> None:
     Raises SettingsError, DataError for pictures that runs cannot be judged on, MachineError R-25 where a run ended with an
     error, Stopped S-75 by Ctrl-C or SIGTERM.
     """
-    table = ablations.table(options.table)
+    table = ablations.table(options.table).at(options.scale)
     jobs = _jobs(table, options)
     for job in jobs:
         job.settings.check()
@@ -131,7 +133,8 @@ def _jobs(table: Table, options: ReproduceOptions) -> list[Job]:
                 settings = settings.model_copy(update={"steps": steps})
             digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:10]
             out = options.out / options.scale / "runs" / f"{settings.recipe}-{digest}" / f"seed-{seed}"
-            found.append(Job(row, seed, settings.model_copy(update={"seed": seed}), out))
+            judged = out.with_name(f"{out.name}-finetuned") if table.finetuned and options.scale == "full" else out
+            found.append(Job(row, seed, settings.model_copy(update={"seed": seed}), out, judged))
     return found
 
 
@@ -223,7 +226,7 @@ class _Runner:
 def _write_array(table: Table, jobs: Sequence[Job], where: Path, options: ReproduceOptions) -> None:
     """The published runs as an array job: settings, one file each, and a script that goes on until a run is finished."""
     folders = {job.out: job for job in jobs}
-    rows = []
+    rows, data = [], shlex.quote(options.data)
     for out, job in folders.items():
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out.with_suffix(".json"), job.settings.model_dump(mode="json"))
@@ -232,8 +235,10 @@ def _write_array(table: Table, jobs: Sequence[Job], where: Path, options: Reprod
         name=options.table.replace("/", "-"),
         last=len(rows) - 1,
         rows="\n  ".join(rows),
+        then=_FINETUNED.format(recipe=table.finetuned, data=data) if table.finetuned else "",
         judge=_JUDGE[table.judged_by],
-        data=shlex.quote(options.data),
+        judged='"$run-finetuned"' if table.finetuned else '"$run"',
+        data=data,
     )
     (where / "array.sh").write_text(script, encoding="utf-8")
     print(f"{len(rows)} runs: sbatch {where}/array.sh, then this command again for the table", file=sys.stderr)
@@ -251,15 +256,24 @@ runs=(
   {rows}
 )
 run=${{runs[$SLURM_ARRAY_TASK_ID]}}
-trap 'touch "$run/STOP"' USR1
-torchrun --standalone --nproc-per-node 8 -m tutelage pretrain --settings "$run.json" --out "$run" >> "$run.log" 2>&1 &
-while kill -0 $! 2> /dev/null; do wait $! || true; done
-case "$(tail -n 1 "$run/events.jsonl")" in
-  *'"stopped"'*) scontrol requeue "$SLURM_JOB_ID"; exit 0 ;;
-  *'"finished"'*) ;;
-  *) exit 1 ;;
-esac
-tutelage evaluate {judge} "$run" --data {data} >> "$run.log" 2>&1
+train() {{
+  folder=$1
+  shift
+  torchrun --standalone --nproc-per-node 8 -m tutelage "$@" --out "$folder" >> "$run.log" 2>&1 &
+  while kill -0 $! 2> /dev/null; do wait $! || true; done
+  case "$(tail -n 1 "$folder/events.jsonl")" in
+    *'"stopped"'*) scontrol requeue "$SLURM_JOB_ID"; exit 0 ;;
+    *'"finished"'*) ;;
+    *) exit 1 ;;
+  esac
+}}
+trap 'touch "$folder/STOP"' USR1
+train "$run" pretrain --settings "$run.json"
+{then}tutelage evaluate {judge} {judged} --data {data} >> "$run.log" 2>&1
+"""
+
+_FINETUNED = """\
+train "$run-finetuned" finetune "$run" --recipe {recipe} --data {data} --seed "${{run##*-}}"
 """
 
 
@@ -270,7 +284,7 @@ def _scores(job: Job, table: Table, judges: int | None) -> dict[str, float]:
     """Accuracies of a run in per cent, by protocol: the last of each that so many pictures taught."""
     return {
         line["protocol"]: 100 * line["accuracy"]
-        for line in read_lines(job.out / "evaluations.jsonl")
+        for line in read_lines(job.judged / "evaluations.jsonl")
         if line["protocol"] in PROTOCOLS[table.judged_by] and judges in (None, line["pictures"]["train"])
     }
 

@@ -42,7 +42,7 @@ def check_teacher(teacher: TeacherSettings | None, **who: str) -> None:
             raise SettingsError(
                 "C-24",
                 f"method.{name} is 'teacher', but there is no method.teacher.",
-                todo="Set one, or use the student.",
+                todo="Use the student; or a recipe that has one, or a file for --settings.",
             )
 
 

@@ -284,10 +284,7 @@ def _encoder_of(
     prefixes = sorted(
         (name.removesuffix(_PATCHES) for name in tensors if name.endswith(_PATCHES)), key=lambda p: (len(p), p)
     )
-    if teacher is None:
-        chosen = prefixes[:1]
-    else:
-        chosen = [prefix for prefix in prefixes if prefix.split(".")[0] in (teacher, f"model_{teacher}")]
+    chosen = prefixes[:1] if teacher is None else [prefix for prefix in prefixes if _network_of(prefix) == teacher]
     if not chosen:
         if teacher is not None and prefixes:
             raise CheckpointError("K-04", f"{origin} has no teacher '{teacher}'.", todo=_offer(teacher, prefixes))
@@ -301,8 +298,14 @@ def _encoder_of(
     return taken, tuple(name for name in tensors if not name.startswith(chosen[0]))
 
 
+def _network_of(prefix: str) -> str:
+    """Whose encoder a prefix is: that of `branch.labelling_teacher.nets.encoder.` is the labelling teacher's."""
+    teacher, inside, _ = prefix.partition(".nets.")
+    return teacher.rpartition(".")[2] if inside else prefix.split(".")[0].removeprefix("model_")
+
+
 def _offer(teacher: str, prefixes: list[str]) -> str:
-    names = [prefix.split(".")[0].removeprefix("model_") for prefix in prefixes[1:]]
+    names = [_network_of(prefix) for prefix in prefixes[1:]]
     return nearest(teacher, names) if names else "It holds one encoder only."
 
 

@@ -149,6 +149,26 @@ def test_a_table_replaces_the_labels_of_class_folders(tmp_path: Path) -> None:
     assert sum(int((part.labels >= 0).sum()) for part in (data.train, data.held_out, data.test)) == 10
 
 
+def test_a_class_beside_those_of_the_folders_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(tmp_path / "set" / name / f"{i}.png")
+    rows = [f"cat/{i}.png,cat" for i in range(5)] + [f"dog/{i}.png,dog" for i in range(4)]
+    file = table(tmp_path / "labels.csv", [*rows, "dog/9.png,dgo"])
+    with pytest.raises(DataError, match=r"D-28: .*names 1 classes that are no class folder: dgo\..*Did you mean 'dog'"):
+        open_data(str(tmp_path / "set"), labels=file)
+    found = open_data(str(tmp_path / "set"), labels=table(tmp_path / "labels.csv", rows)).found
+    assert not [note for note in found.notes if "class folders give the labels" in note]
+
+
+@pytest.mark.parametrize("second", ["00.png", "./00.png", "more/../00.png"])
+def test_two_labels_for_a_picture_are_refused_however_it_is_spelt(photos: Path, tmp_path: Path, second: str) -> None:
+    file = table(tmp_path / "labels.csv", ["00.png,cat", "02.png,dog", f"{second},dog"])
+    with pytest.raises(DataError, match=r"D-13: .*00\.png"):
+        open_data(str(photos), labels=file)
+
+
 def test_a_table_for_a_set_in_memory_and_a_missing_one_are_refused(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(DataError, match="D-24: digits is no folder"):
         open_data("digits", labels=table(tmp_path / "labels.csv", ["a.png,1"]))

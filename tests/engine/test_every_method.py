@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from shapes import write_objects, write_shapes
-from small_runs import SHRUNK, TINY, tiny
+from small_runs import SHRUNK, TINY
 from tutelage.api import settings_for
 from tutelage.config import merged
 from tutelage.data.wordnet import open_wordnet
@@ -20,6 +20,17 @@ from tutelage.export import load_encoder
 from wordnets import write_wordnet
 
 STEPS = 12
+BY_TEACHER = {
+    "teacher": {"every": "step", "momentum": {"start": 0.5, "end": 0.99}},
+    "guesses_by": "teacher",
+    "hands_on": "teacher",
+}
+BRANCH = {"branch": SHRUNK["pseudomae"]["method"], "threshold": 0.11}
+MORE: dict[str, dict[str, Any]] = {
+    "fixmatch, by its teacher": {"method": BY_TEACHER},
+    "semi-mae-pseudomae": {"labels": "100", "method": BRANCH},
+}
+"""Quick-starts with what they are changed by, beside each method's own."""
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +44,12 @@ def settings(name: str, masked: Path) -> RunSettings[Any]:
         changes["method"] = {"assignment": "centring"}  # with Sinkhorn it is test_resume.py's
     if name == "segment":
         changes["data"] = str(masked)
-    return tiny(name, **changes)
+    recipe, small = name.partition(",")[0], {key: value for key, value in TINY.items() if key != "method"}
+    own = (SHRUNK.get(recipe, {}), MORE.get(name, {}))
+    return settings_for(f"{recipe}-quickstart", **merged(small, *own, changes))
 
 
-@pytest.mark.parametrize("name", SHRUNK)
+@pytest.mark.parametrize("name", [*SHRUNK, *MORE])
 def test_a_method_goes_on_from_a_checkpoint_to_the_same_bits(name: str, masked: Path, tmp_path: Path) -> None:
     whole, again = tmp_path / "whole", tmp_path / "again"
     pretrain(settings(name, masked), whole, quiet=True)

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from small_runs import FORKSERVER, PLAIN_FLAGS, TINY
-from tutelage.api import run, settings_for
+from tutelage.api import first_stage, run, settings_for
 from tutelage.cli import main
 from tutelage.data.wordnet import open_wordnet
 from tutelage.engine.settings import RunSettings, read_settings
-from tutelage.errors import SettingsError
+from tutelage.errors import CheckpointError, SettingsError
 from wordnets import write_wordnet
 
 STEPS = 12
@@ -104,9 +104,9 @@ def test_it_goes_on_to_the_same_bits(where: str, whole: Path, tags: Path, tmp_pa
 
 def test_a_first_run_that_is_finished_is_not_run_again(whole: Path, tags: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, out := tmp_path / "moved")
-    before = {file: file.stat().st_mtime_ns for file in (out / "first").rglob("*") if file.is_file()}
+    before = times(out / "first")
     run(settings(tags), out, quiet=True)
-    assert {file: file.stat().st_mtime_ns for file in (out / "first").rglob("*") if file.is_file()} == before
+    assert times(out / "first") == before
 
 
 def test_the_settings_of_a_run_make_the_same_two_runs_elsewhere(whole: Path, tmp_path: Path) -> None:
@@ -148,15 +148,20 @@ def test_a_file_stop_in_the_run_folder_stops_the_first_run(tags: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_killed_in_either_run_it_ends_with_the_same_bits(whole: Path, tags: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def test_killed_in_either_run_it_ends_with_the_same_bits(tags: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
     for place in (out / "first", out):
         process = FORKSERVER.Process(target=begin, args=(tags, out))
         process.start()
         wait_for_lines(place / "metrics.jsonl", 3)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    run(settings(tags), out, quiet=True)
+        assert process.exitcode == -signal.SIGKILL, "it was over before the kill came"
+        assert not has_finished(place), "the kill came after the last step of the run that was meant"
+        assert place == out or not (out / "settings.json").exists(), "the second run had begun"
+    assert has_finished(out / "first")
+    for place in (out, whole):
+        run(settings(tags).model_copy(update=LONG), place, quiet=True)
     assert weights(out) == weights(whole) and weights(out / "first") == weights(whole / "first")
 
 
@@ -191,9 +196,15 @@ def test_two_processes_run_both(tags: Path, tmp_path: Path) -> None:
 
 def test_every_word_is_in_a_table_of_the_run_folder(whole: Path) -> None:
     lines = (whole / "tags.csv").read_text().splitlines()
-    assert lines[0] == '"word","pictures","meanings","classes","told"'
+    assert lines[0].startswith('"word","pictures","meanings","classes","told","synsets"')
     assert len(lines) == 1 + len(WORDS)
     assert any(line.startswith('"sneaker",') and '"gym_shoe.n.01|fink.n.01","a canvas shoe"' in line for line in lines)
+
+
+FEW = (
+    "D-03: in the first run, of mae-quickstart: digits has 1294 training pictures, fewer than the first_batch_size of 5000. "
+    "A batch would hold the same picture twice. Use --first-batch-size 1294 or less."
+)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +214,7 @@ def test_every_word_is_in_a_table_of_the_run_folder(whole: Path) -> None:
         (["--first=pre-pretraining-quickstart"], "C-28"),
         (["--tags=nowhere.csv"], "D-13"),
         (["--micro-batch=7"], "C-25"),
-        (["--first-batch-size=5000"], "D-03: in the first run, of mae-quickstart:"),
+        (["--first-batch-size=5000"], FEW),
     ],
 )
 def test_bad_words_are_refused(words: list[str], code: str, tags: Path, tmp_path: Path, capsys) -> None:
@@ -239,10 +250,128 @@ def test_settings_that_need_the_other_are_refused(tags: Path, tmp_path: Path) ->
         run(settings_for("mae-quickstart", data="digits", tags=str(tags)), tmp_path / "run", quiet=True)
 
 
+def test_the_first_run_is_of_the_same_pictures_seed_backbone_and_machine() -> None:
+    """Each setting is another than the default: what is not handed on is seen."""
+    shared = {
+        "data": "photos", "labels": "labels.csv", "share": 0.5, "seed": 7, "holdout": 0.25, "normalisation": "imagenet",
+        "init": "timm:vit", "init_teacher": "student", "micro_batch": 16, "device": "cpu", "precision": "float64",
+        "workers": 3, "save_steps": 5, "log_steps": 3, "monitors": 4, "stuck_minutes": 9.0,
+    }  # fmt: skip
+    backbone = {"width": 64, "depth": 3, "heads": 2, "drop_path": 0.3}
+    second = settings_for("pre-pretraining-quickstart", **shared, tags="tags.csv", backbone=backbone)
+    first = first_stage(second)
+    assert {name: getattr(first, name) for name in shared} == shared
+    assert first.backbone == second.backbone.model_copy(update={"drop_path": 0.0}), "drop path is its recipe's"
+    mae = settings_for("mae-quickstart")
+    own = ("recipe", "method", "optim", "views", "epochs", "steps", "batch_size", "tags", "tagging", "first")
+    assert {name: getattr(first, name) for name in own} == {name: getattr(mae, name) for name in own}
+    tagging = {"min_pictures": 3}
+    learns = settings_for(
+        "supervised-quickstart", first="weakly-supervised-quickstart", tags="tags.csv", tagging=tagging
+    )
+    assert first_stage(learns).tags == "tags.csv" and first_stage(learns).tagging.min_pictures == 3
+
+
+def test_what_the_tags_are_worth_is_told_before_the_first_run(tags: Path, tmp_path: Path, capsys) -> None:
+    wanted = settings(tags, first="lomar-quickstart", first_epochs=0.1)
+    larger = wanted.backbone.model_copy(update={"image_size": 32})  # lomar-quickstart's windows are of 4 x 4 patches
+    run(wanted.model_copy(update={"backbone": larger}), tmp_path / "run")
+    said = capsys.readouterr().err.splitlines()
+    at = {text: next(k for k, line in enumerate(said) if text in line) for text in TOLD}
+    assert list(at) == sorted(at, key=at.__getitem__), at
+
+
+TOLD = (
+    "data  1,797 pictures",
+    "a canvas shoe",
+    "the positions of lomar-quickstart are relative; both runs have the second's, sincos. --backbone.positions relative",
+    "run 1 of 2: lomar-quickstart",
+    "recipe  lomar-quickstart",
+    "next    the run that begins with it",
+    "run 2 of 2: pre-pretraining-quickstart",
+    "recipe  pre-pretraining-quickstart",
+)
+"""In this order."""
+
+
+def test_the_pages_of_both_runs_name_and_link_each_other(whole: Path) -> None:
+    first, second = ((folder / "report.html").read_text() for folder in (whole / "first", whole))
+    assert "<title>run/first: " in first
+    assert '<a href="../report.html"><bdi>run</bdi></a> began with its encoder' in first
+    assert '<a href="first/report.html">the first</a>, of <bdi>mae-quickstart</bdi>' in second
+    assert "trained on tags, in nats" in second and "guesses are spread" not in second
+
+
+def test_a_first_run_killed_before_its_page_was_written_gets_it(whole: Path, tags: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "first", tmp_path / "run" / "first")
+    (tmp_path / "run" / "first" / "report.html").unlink()
+    (tmp_path / "run" / "STOP").touch()
+    assert run(settings(tags), tmp_path / "run", quiet=True).stopped
+    assert (tmp_path / "run" / "first" / "report.html").is_file()
+
+
+def test_a_first_run_that_was_deleted_is_not_trained_again(whole: Path, tags: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, out := tmp_path / "run")
+    shutil.rmtree(out / "first" / "encoder")
+    run(settings(tags), out, quiet=True)
+    assert (out / "first" / "encoder").is_dir(), "written again from its last checkpoint"
+    shutil.rmtree(out / "first")
+    with pytest.raises(CheckpointError, match=r"K-03: .*first is gone.* would be trained again"):
+        run(settings(tags), out, quiet=True)
+    assert not (out / "first").exists()
+
+
+@pytest.mark.parametrize("what", ["tags", "WordNet", "pictures"])
+def test_what_has_changed_is_named(what: str, tags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for k in range(40):
+        Image.fromarray(np.full((8, 8), 4 * k, dtype=np.uint8)).save(photos / f"{k}.png")
+    rows = [f"photos/{k}.png,{WORDS[k % 4]}" for k in range(40)]
+    table = tmp_path / "tags.csv"
+    table.write_text("\n".join(["path,tags", *rows]))
+    small = {"data": str(photos), "tags": str(table), "steps": 2, "batch_size": 8}
+    wanted = settings(tags, "weakly-supervised-quickstart").model_copy(update=small)
+    run(wanted, tmp_path / "run", quiet=True)
+    told = json.loads((tmp_path / "run" / "tags.json").read_text())
+    assert told.keys() == {"pictures", "tags", "wordnet"}
+    if what == "tags":
+        table.write_text("\n".join(["path,tags", *rows[1:], f"photos/0.png,{WORDS[1]}"]))
+        expected = r"the tags of photos are not those .*\(SHA-256 [0-9a-f]{12} then, [0-9a-f]{12} now\)"
+    elif what == "WordNet":
+        other = write_wordnet(tmp_path / "cache" / "wordnet") / "noun.exc"
+        other.write_text(other.read_text() + "boxen box\n")
+        monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+        open_wordnet.cache_clear()
+        expected = rf"the nouns of WordNet are not those .*\(SHA-256 {told['wordnet'][:12]} then"
+    else:
+        (photos / "39.png").unlink()
+        expected = "the pictures of photos are not those"
+    with pytest.raises(CheckpointError, match=f"K-14: {expected}.* Restore them"):
+        run(wanted, tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "tags.json").unlink(missing_ok=True)  # of a run that an earlier version began
+    with pytest.raises(CheckpointError, match="K-14: the pictures or tags of photos"):
+        run(wanted, tmp_path / "run", quiet=True)
+
+
+LONG = {"first_epochs": 4.0, "steps": 60}
+"""Some 80 steps, then 60: too many to be over before a kill comes."""
+
+
 def begin(tags: Path, out: Path) -> None:
     """In a process of its own."""
     os.environ["TUTELAGE_CACHE"] = str(tags.parent / "cache")
-    run(settings(tags), out, quiet=True)
+    run(settings(tags).model_copy(update=LONG), out, quiet=True)
+
+
+def has_finished(out: Path) -> bool:
+    return '"finished"' in (out / "events.jsonl").read_text()
+
+
+def times(folder: Path) -> dict[Path, int]:
+    """When each file was written, but for the page, which is written again to name the second run."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "report.html"]
+    return {file: file.stat().st_mtime_ns for file in files}
 
 
 def wait_for_lines(file: Path, count: int) -> None:

@@ -7,8 +7,22 @@ import pytest
 import torch
 
 from equations import formulas
-from equations.tiny import DEPTH, GRID, HEADS, PATCH, START, WIDTH, batch, build, disturbed, gradients, lomar, tiny_vit
-from tutelage.encoder import encode, grid_of
+from equations.tiny import (
+    DEPTH,
+    GRID,
+    HEADS,
+    IMAGE,
+    PATCH,
+    START,
+    WIDTH,
+    batch,
+    build,
+    disturbed,
+    gradients,
+    lomar,
+    tiny_vit,
+)
+from tutelage.encoder import BackboneSettings, build_vit, encode, grid_of
 from tutelage.errors import SettingsError
 from tutelage.masking import windows
 from tutelage.relative import NUM_BUCKETS, RelativeAttention, buckets, grid_buckets, piecewise
@@ -21,19 +35,32 @@ def window_of(key: np.ndarray, k: int, size: int) -> np.ndarray:
     return np.array([(top + i) * GRID[1] + left + j for i in range(size) for j in range(size)])
 
 
-@pytest.mark.parametrize("norm_pix", [True, False])
-def test_lomar_loss_equals_the_papers_formula_on_shared_weights(norm_pix: bool) -> None:
-    method = build(lomar(norm_pix=norm_pix), positions="relative")
+def windows_of(key: np.ndarray, layout: str, size: int = 5) -> np.ndarray:
+    """The 4 windows of each picture [b, 4, w]: its own, or in the code's layout what meets in a row (methods 2.4).
+
+    There rows of pictures are laid out window by window, rows of the first picture's windows picture by picture.
+    """
+    if layout == "correct":
+        return np.array([[window_of(own, k, size) for k in range(4)] for own in key])
+    pictures = [i for _ in range(4) for i in range(len(key))]
+    numbers = [k for _ in range(len(key)) for k in range(4)]
+    met = [[k for i, k in zip(pictures, numbers, strict=True) if i == picture] for picture in range(len(key))]
+    return np.array([[window_of(key[0], k, size) for k in row] for row in met])
+
+
+@pytest.mark.parametrize(("norm_pix", "layout"), [(True, "correct"), (False, "correct"), (True, "code")])
+def test_lomar_loss_equals_the_papers_formula_on_shared_weights(norm_pix: bool, layout: str) -> None:
+    method = build(lomar(norm_pix=norm_pix, layout=layout), positions="relative")
     data = batch(method)
     (x,), keys = data["train"].views, data["train"].keys
     w, predict = formulas.weights_of(method.student), formulas.weights_of(method.predict)
     token = method.mask_token.detach().numpy()[0]
-    errors = []
+    places, errors = windows_of(keys[0].numpy(), layout), []
     for i, picture in enumerate(x.numpy()):
         t = formulas.patches(picture, PATCH)
         t = formulas.standardise(t) if norm_pix else t
         for k in range(4):
-            ids = window_of(keys[0][i].numpy(), k, 5)
+            ids = places[i, k]
             hidden = np.zeros(25, dtype=bool)
             hidden[np.argsort(keys[1 + k][i].numpy()[ids])[5:]] = True  # int(25 * 0.8) = 20 are hidden
             z = formulas.encode_window(picture, ids, hidden, token, w, patch=PATCH, depth=DEPTH, heads=HEADS)
@@ -68,9 +95,11 @@ def test_every_picture_has_windows_that_differ_and_lie_inside(grid: tuple[int, i
 @pytest.mark.parametrize("size", [2, 3, 4, 6, 8])
 @pytest.mark.parametrize("layout", ["correct", "code"])
 def test_the_codes_layout_gives_a_picture_fewer_windows(layout: str, size: int) -> None:
-    """Oracle 52: W of them, or W / gcd(B, W)."""
+    """Oracle 52: W of them, or W / gcd(B, W); and which."""
     method = build(lomar(layout=layout), positions="relative")
-    ids = method.windows(batch(method, b=size)["train"].keys[0])
+    keys = batch(method, b=size)["train"].keys[0]
+    ids = method.windows(keys)
+    np.testing.assert_array_equal(ids, windows_of(keys.numpy(), layout))
     expected = 4 if layout == "correct" else 4 // math.gcd(size, 4)
     for picture in ids:
         assert len({tuple(window.tolist()) for window in picture}) == expected
@@ -142,12 +171,14 @@ def test_buckets_of_some_patches_are_those_of_the_whole_picture() -> None:
 
 
 def test_fresh_relative_positions_are_none() -> None:
-    """Oracle 52: at 0, plain attention of an encoder that knows no places."""
+    """Oracle 52: they begin at 0, which is plain attention of an encoder that knows no places, whatever its weights."""
+    size = {"image_size": IMAGE, "patch_size": PATCH, "width": WIDTH, "depth": DEPTH, "heads": HEADS}
+    fresh = build_vit(BackboneSettings(name="vit_tiny_patch16_224", positions="relative", **size), 3)
+    tables = {name: table for name, table in fresh.state_dict().items() if "relative_positions" in name}
+    assert len(tables) == DEPTH and not any(table.any() for table in tables.values())
     vit = tiny_vit(positions="relative")
-    for block in vit.blocks:
-        assert isinstance(block.attn, RelativeAttention)
-        with torch.no_grad():
-            block.attn.relative_positions.zero_()
+    assert all(isinstance(block.attn, RelativeAttention) for block in vit.blocks)
+    vit.load_state_dict(tables, strict=False)
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     order = torch.randperm(64)
     plain = encode(vit, x, order.expand(2, -1))

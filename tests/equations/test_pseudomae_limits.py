@@ -76,10 +76,11 @@ def test_labels_consume_none_of_the_students_random_numbers() -> None:
     assert torch.equal(*states)
 
 
-def test_two_equal_teachers_are_one() -> None:
+@pytest.mark.parametrize(("folds", "label_folds"), [(3, 3), (1, 1), (3, 1)])
+def test_two_equal_teachers_are_one(folds: int, label_folds: int) -> None:
     """Oracle 43: the same view, beginning, cadence and momentum: disentangled is single."""
     teacher = TeacherSettings(every="step", momentum=CosineMomentum(start=0.9, end=1.0))
-    same = {"reconstruction_teacher": teacher, "labelling_teacher": teacher}
+    same = {"reconstruction_teacher": teacher, "labelling_teacher": teacher, "folds": folds, "label_folds": label_folds}
     losses, ends = [], []
     for mode in ("dual", "single"):
         method = begun(pseudomae(teacher_mode=mode, **same))

@@ -50,6 +50,29 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -np.log(formulas.softmax(logits))[np.arange(len(labels)), labels]
 
 
+def test_the_defaults_are_those_of_its_code_and_the_branch_weighs_as_in_semi_mae() -> None:
+    """Read in wengzejia1/Semiformer at 0e3b5be (docs/methods/semiformer.md); mu is Semi-MAE's (section 4.1)."""
+    published = {
+        "conv": "resnet50",
+        "exchanges": "blocks",
+        "guesses_by": "conv",
+        "answer": "both",
+        "unlabelled_weight": 4.0,
+        "unlabelled_ratio": 7,
+        "threshold": 0.7,
+        "warmup_epochs": 30,
+        "max_warmup_share": 30 / 600,
+        "label_smoothing": 0.1,
+        "branch": None,
+        "branch_weight": 5.0,
+    }
+    settings = SemiformerSettings[MAESettings]()
+    assert {name: getattr(settings, name) for name in published} == published
+    unlabelled, labelled = settings.streams["unlabelled"], settings.streams["labelled"]
+    assert (unlabelled.views, unlabelled.labels, unlabelled.share) == (("weak", "strong"), "unknown", 7)
+    assert (labelled.views, labelled.labels, labelled.share) == (("strong",), "known", 1)
+
+
 @pytest.mark.parametrize("guesses_by", ["conv", "vit", "both"])
 def test_loss_is_the_mean_of_both_streams_on_labels_and_on_guesses(guesses_by: str) -> None:
     method = semiformer(guesses_by=guesses_by, threshold=0.25, unlabelled_weight=4.0).eval()  # batch norms as they are

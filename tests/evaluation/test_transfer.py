@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests.evaluation.small import COLOUR, GREY, NAME, official_mae, same, settings, small_vit, write_run
 from timm.layers import resample_abs_pos_embed
 from timm.models._manipulate import adapt_input_conv
 from timm.models.vision_transformer import VisionTransformer
 
+from small_runs import HEAD, TINY
+from tutelage.api import pretrain
 from tutelage.encoder import build_vit
 from tutelage.errors import CheckpointError
 from tutelage.export import init_from, load_encoder, write_timm
@@ -43,6 +45,21 @@ def test_a_teacher_is_read_by_its_name(tmp_path):
     assert same(load_encoder(str(tmp_path), teacher="reconstruction_teacher").vit, small_vit(seed=2))
     with pytest.raises(CheckpointError, match=r"K-04.*Did you mean 'reconstruction_teacher'"):
         load_encoder(str(tmp_path), teacher="reconstruction")
+
+
+def test_the_teachers_of_a_branch_are_read_by_their_names(tmp_path):
+    method = {"branch": {"decoder": {"width": 16, "depth": 1, "heads": 2}, "head": HEAD}}
+    settings = TINY | {"labels": "100", "method": method}
+    run = pretrain("semi-mae-pseudomae-quickstart", settings.pop("data"), tmp_path, steps=2, **settings)
+    (checkpoint,) = (run / "checkpoints").glob("step-*2")
+    tensors = load_file(checkpoint / "model.safetensors")
+    for teacher in ("labelling_teacher", "reconstruction_teacher"):
+        prefix = f"branch.{teacher}.nets.encoder."
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        found = load_encoder(str(checkpoint), teacher=teacher).vit.state_dict()
+        assert own and all(torch.equal(found[name], tensor) for name, tensor in own.items())
+    with pytest.raises(CheckpointError, match=r"K-04.*Did you mean 'labelling_teacher'"):
+        load_encoder(str(checkpoint), teacher="labeling_teacher")
 
 
 def test_a_run_that_hands_on_its_teacher_gives_it_unless_the_student_is_asked_for(tmp_path):

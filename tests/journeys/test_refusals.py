@@ -103,6 +103,14 @@ def test_settings_are_refused_with_exit_code_2_before_a_folder_is_made(
         ),
         (["pretrain", "mae-quickstart", "--epochs=-1"], "C-02: epochs is -1.0: it should be greater than 0."),
         (["pretrain", "mae-quickstart", "--datta=x"], "C-01: unknown option '--datta'. Did you mean '--data'?"),
+        (
+            ["pretrain", "fixmatch-quickstart", "--data=digits", "--method.teacher.every=step"],
+            "C-01: there is no method.teacher here that --method.teacher.every could change. The recipe leaves it out.",
+        ),
+        (
+            ["pretrain", "fixmatch-quickstart", "--data=digits", "--method.branch.mask-ratio=0.5"],
+            "C-01: there is no method.branch here that --method.branch.mask-ratio could change.",
+        ),
         (["pretrain", "mae-quickstart"], "C-07: no --data given."),
         (["pretrain"], "C-06: pretrain needs a recipe, before its options."),
         (["pretrain", "--settings=nowhere.json"], "C-05: nowhere.json cannot be read as settings"),

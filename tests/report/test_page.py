@@ -133,6 +133,36 @@ def test_the_page_asks_for_nothing_from_outside_and_runs_nothing(tmp_path: Path)
     assert not re.search(r"url\(|@import", page.style)
 
 
+def links(page: Page) -> list[str | None]:
+    return [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
+
+
+@pytest.mark.parametrize("word", ["mae-quickstart", PAYLOADS[1]])
+def test_pages_of_two_runs_link_each_other_and_nothing_else(word: str, tmp_path: Path) -> None:
+    second = write_run(tmp_path / "run", steps=10)
+    first = write_run(second / "first", steps=10)
+    told = json.loads((second / "settings.json").read_text())
+    assert links(read(write_report(second))) == links(read(write_report(first))) == [], "nothing says that they are two"
+    (second / "settings.json").write_text(json.dumps({**told, "first": word}))
+    pages = {folder: read(write_report(folder)) for folder in (second, first)}
+    assert links(pages[second]) == ["first/report.html"] and links(pages[first]) == ["../report.html"]
+    assert word in "".join(pages[second].text) and "run/first: " in "".join(pages[first].text)
+    assert [tag for tag, _ in pages[second].tags].count("script") == 0
+
+
+def test_charts_of_a_run_on_tags_speak_of_tags(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    rows = [{"step": s, "cross_entropy": 2.0, "classifier_accuracy": 0.5} for s in (1, 2)]
+    for name in ("metrics", "monitors"):
+        (run / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels, tags = ({}, {"name": "weakly_supervised"})
+    for method, told, untold in ((labels, "labels", "tag"), (tags, "tag", "label")):
+        (run / "settings.json").write_text(json.dumps({"method": method}))
+        notes = {chart.title: chart.note for chart in charts(collect(run))}
+        assert told in notes["Cross-entropy"] and untold not in notes["Cross-entropy"]
+        assert ("guesses" in notes["Classifier"]) == (method is labels)
+
+
 def test_the_policy_allows_this_style_and_no_other(tmp_path: Path) -> None:
     page = read(write_report(write_run(tmp_path / "run")))
     policy = next(a["content"] or "" for t, a in page.tags if t == "meta" and a.get("http-equiv"))

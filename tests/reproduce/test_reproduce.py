@@ -98,7 +98,54 @@ def test_the_full_scale_writes_an_array_that_a_shell_can_read(
         settings = read_settings(file)
         assert (settings.epochs, settings.batch_size, settings.data) == (100, 768, data)
         assert str(file.with_suffix("").resolve()) in text
-    assert "| default | 74.82 |  |  |  |  |  |  |  |  |" in capsys.readouterr().out
+    assert "| default | 74.82 |  |  |  |  |  |  |\n" in capsys.readouterr().out
+
+
+def test_the_array_finetunes_what_it_pretrained_as_the_paper_does_and_judges_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With commands that only write down what they are asked."""
+    words = ["reproduce", "pseudomae/table-7", "--data=a set", f"--out={tmp_path}", "--scale=full", "--seeds=2"]
+    assert main(words) == 0
+    commands, asked = tmp_path / "commands", tmp_path / "asked"
+    commands.mkdir()
+    for name, last in {
+        "torchrun": 'mkdir -p "${@: -1}"; echo "$STATE" >> "${@: -1}/events.jsonl"',
+        "tutelage": ":",
+        "scontrol": ":",
+    }.items():
+        (commands / name).write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> {asked}\n{last}\n')
+        (commands / name).chmod(0o755)
+
+    def run(state: str) -> tuple[int, list[str]]:
+        asked.write_text("")
+        code = subprocess.run(
+            ["bash", str(tmp_path / "full/pseudomae/table-7/array.sh")], check=False,
+            env={"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "5", "STATE": state},
+        ).returncode  # fmt: skip
+        return code, [line.replace(str(tmp_path.resolve()), "") for line in asked.read_text().splitlines()]
+
+    code, lines = run('{"event": "finished"}')
+    (folder,) = {path.parent for path in tmp_path.glob("full/runs/*/seed-1-finetuned")}
+    out = f"/full/runs/{folder.name}/seed-1"
+    start = "torchrun --standalone --nproc-per-node 8 -m tutelage"
+    assert (code, lines) == (0, [
+        f"{start} pretrain --settings {out}.json --out {out}",
+        f"{start} finetune {out} --recipe finetune-vits16 --data a set --seed 1 --out {out}-finetuned",
+        f"tutelage evaluate classifier {out}-finetuned --data a set",
+    ])  # fmt: skip
+    code, lines = run('{"event": "stopped"}')
+    assert (code, lines[1:]) == (0, ["scontrol requeue 5"])
+    assert run('{"event": "failed"}')[0] == 1
+
+    seed = folder / "seed-1"
+    (seed / "metrics.jsonl").write_text('{"step": 1, "images_per_second": 100.0}\n')
+    (seed / "events.jsonl").write_text('{"event": "finished", "peak_memory": 1000}\n')
+    line = {"protocol": "classifier/1", "accuracy": 0.75, "pictures": {"train": 9}}
+    (folder / "seed-1-finetuned" / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "| 75.0 |" in capsys.readouterr().out
 
 
 def test_pictures_without_labels_are_refused_before_anything_runs(

@@ -5,7 +5,7 @@ A module per method, named as the method is; a table is called `pseudomae/table-
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,11 +65,17 @@ class Table:
     default: str = "default"
     judged_by: Literal["encoder", "classifier"] = "encoder"
     """By classifiers on frozen features, or by the classifier that the run trains itself."""
+    finetuned: str = ""
+    """At the full scale encoders are fine-tuned by this recipe, as the paper's are, and judged by what comes of it."""
     note: str = ""
 
     def base(self, row: Row, scale: Scale) -> Base:
         """The recipe of a row, with all that is changed."""
         return row.bases.get(scale, self.bases[scale]).changed(row.changes)
+
+    def at(self, scale: Scale) -> "Table":
+        """The table as it is judged at a scale."""
+        return replace(self, judged_by="classifier") if scale == "full" and self.finetuned else self
 
     @property
     def runs(self) -> tuple[Row, ...]:

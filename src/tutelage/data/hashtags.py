@@ -4,20 +4,21 @@ Tags come from a table (columns `path`, and `tags` or `caption`) or from a JSON 
 letters and digits alone, in the singular or plural; what WordNet has no noun for is dropped, and told.
 """
 
-import re
-from collections import Counter
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tutelage.config import Count, Settings, read_json, shortened
+from tutelage.config import Count, Settings, parse_json, shortened
+from tutelage.data.label_space import Counts, Nouns, Senses, became, make_label_space
 from tutelage.data.labels import finder
 from tutelage.data.listing import is_unicode, read_table
 from tutelage.data.sources import FileSource, Pictures, Source
 from tutelage.data.tags import Tags, Word
-from tutelage.data.wordnet import WordNet, open_wordnet, squeezed
+from tutelage.data.wordnet import open_wordnet
+from tutelage.data.words import in_caption, split, tag
 from tutelage.errors import DataError, listed
 
 LARGEST = 1 << 24
@@ -29,7 +30,7 @@ SHOWN = 10
 class TagSettings(Settings):
     """From what people wrote to what is learned."""
 
-    senses: Literal["set", "first", "all"] = "set"
+    senses: Senses = "set"
     """Of a word with several meanings: the set of them is its class, shared by words with the same set (Mahajan et al. 2018);
     or the most frequent one; or each is a class."""
     min_pictures: Count = 1
@@ -41,51 +42,90 @@ class TagSettings(Settings):
 def open_tags(train: Pictures, table: Path | None, settings: TagSettings) -> tuple[Tags, list[str]]:
     """The tags of every picture of the source, with classes that its training pictures show, and notes on them.
 
-    Raises DataError D-13 and D-24 (the table), D-46 (no tags at all), D-47 (none that WordNet knows), D-20 (no WordNet).
+    Raises DataError D-13 and D-24 (the table), D-46 (no tags at all), D-47 (no class is left), D-20 (no WordNet).
     """
     source = train.source
-    written, notes = _of_table(source, table, settings) if table else _of_neighbours(source, settings)
-    if not any(written):
-        raise DataError(
-            "D-46",
-            f"no picture has a tag: {table} has none." if table else "no picture has a JSON file with tags beside it.",
-            "The method learns from what people wrote to pictures.",
-            "Use --tags tags.csv with the columns path and tags (or caption), or give photo.json beside photo.jpg, with tags "
-            "or a caption in it.",
-        )
-    wordnet = open_wordnet()
-    spelled = [tuple(dict.fromkeys(words)) for words in written]
-    counts = Counter(word for i in train.ids for word in spelled[i])
-    meanings = {word: _meanings(wordnet, word, settings) for word in {word for words in spelled for word in words}}
-    of_pictures = [{meaning for word in words for meaning in meanings[word]} for words in spelled]
-    shown = Counter(meaning for i in train.ids for meaning in of_pictures[i])
-    names = {m: _name(wordnet, m) for m, count in shown.items() if count >= settings.min_pictures}
-    words = [_word(wordnet, word, count, meanings[word], names, settings) for word, count in counts.items()]
-    words.sort(key=lambda word: (-word.pictures, word.word))
-    if not names:
-        raise DataError(
-            "D-47",
-            f"of {len(words):,} different tags none is left to learn from: {listed([shortened(w.word, 40) for w in words])}.",
-            f"They are no nouns of WordNet, or of fewer than {settings.min_pictures} training pictures.",
-            "Write tags in English, or use a smaller --tagging.min-pictures.",
-        )
-    number = {meaning: k for k, meaning in enumerate(sorted(names, key=names.__getitem__))}
-    rows = [sorted(number[meaning] for meaning in has if meaning in number) for has in of_pictures]
+    written = _of_table(source, table, settings) if table else _of_neighbours(source, settings)
+    if not any(written.words):
+        raise _none_written(written, settings)
+    nouns, counts = Nouns(open_wordnet(), settings.senses), Counts()
+    for i in train.ids:
+        counts.add(written.words[i], nouns)
+    space = make_label_space(counts, nouns, settings.min_pictures)
+    words = became(counts, nouns, space)
+    if not space.classes:
+        raise _none_left(words, sum(bool(written.words[i]) for i in train.ids), settings)
+    rows = [space.numbers(nouns.shown(of_one)) for of_one in written.words]
     ends = np.cumsum([len(row) for row in rows]).astype(np.int64)
     numbers = np.array([k for row in rows for k in row], dtype=np.int64)
-    tags = Tags(tuple(names[meaning] for meaning in number), ends, numbers, tuple(words), wordnet.sha256)
-    return tags, [*notes, *_told(tags, train)]
+    tags = Tags(space.classes, ends, numbers, words, space.wordnet)
+    return tags, [*written.notes, *_told(tags, train)]
+
+
+def _none_written(written: "Written", settings: TagSettings) -> DataError:
+    if written.captions and not settings.caption_words:
+        return DataError(
+            "D-46",
+            f"no picture has a tag: {_many(written.captions, 'picture has', 'pictures have')} a caption, "
+            "but no caption has a hashtag.",
+            "Of a caption only its hashtags count unless its words are asked for.",
+            "Use --tagging.caption-words to learn from the nouns in captions.",
+        )
+    return DataError(
+        "D-46",
+        f"no picture has a tag: {written.read}.",
+        "The method learns from what people wrote to pictures.",
+        "Use --tags tags.csv with the columns path and tags (or caption), or give photo.json beside photo.jpg, with tags "
+        "or a caption in it.",
+    )
+
+
+def _none_left(words: Sequence[Word], num_tagged: int, settings: TagSettings) -> DataError:
+    nouns = [word for word in words if word.senses]
+    some = _some([(word.word, word.pictures) for word in nouns or words])
+    if not words:
+        what, means, todo = (
+            "no training picture has a tag: only pictures that are not trained on have one.",
+            "What training pictures do not show cannot be learned.",
+            "Tag training pictures.",
+        )
+    elif not nouns:
+        what, means, todo = (
+            f"WordNet knows none of the {_many(len(words), 'word')} on {_many(num_tagged, 'training picture')}: {some}.",
+            "What is no noun of WordNet cannot be learned.",
+            "Write tags in English.",
+        )
+    else:
+        what, means, todo = (
+            f"WordNet knows {len(nouns):,} of the {_many(len(words), 'word')} on {_many(num_tagged, 'training picture')}, "
+            f"but fewer than {settings.min_pictures:,} pictures show each class: {some}.",
+            "All classes are dropped by --tagging.min-pictures.",
+            "Use a smaller --tagging.min-pictures.",
+        )
+    return DataError("D-47", what, means, todo)
 
 
 # --- what was written -------------------------------------------------------------------------------------------------
 
 
-def _of_table(source: Source, table: Path, settings: TagSettings) -> tuple[list[list[str]], list[str]]:
-    """The words of each picture by a table."""
+class Written(NamedTuple):
+    """What people wrote to the pictures of a source."""
+
+    words: list[list[str]]
+    """Of each picture."""
+    captions: int
+    """Pictures with a caption."""
+    read: str
+    """What was read, for people."""
+    notes: list[str]
+
+
+def _of_table(source: Source, table: Path, settings: TagSettings) -> Written:
+    """By a table."""
     names = [source.name(i) for i in range(len(source))]
     find = finder(names, table, source.root if isinstance(source, FileSource) else table.parent)
     written: list[list[str]] = [[] for _ in names]
-    num_rows, lost = 0, []
+    num_rows, lost, captioned = 0, [], set()
     for number, row in read_table(table, "path, and tags or caption"):
         tags, caption = row.get("tags"), row.get("caption")
         if tags is None and caption is None:
@@ -99,38 +139,53 @@ def _of_table(source: Source, table: Path, settings: TagSettings) -> tuple[list[
         num_rows += 1
         if (place := find(row["path"].strip())) is None:
             lost.append(row["path"])
-        else:
-            written[place] += [*split(tags or ""), *in_caption(caption or "", settings)]
+            continue
+        written[place] += [*split(tags or ""), *in_caption(caption or "", settings.caption_words)]
+        captioned |= {place} if caption and not caption.isspace() else set()
     if num_rows and len(lost) == num_rows:
         raise DataError(
             "D-24", f"none of the {num_rows:,} paths of {table} is a picture of the set: {listed(lost)}.",
             "Paths are below the folder of the table or below DATA.",
         )  # fmt: skip
-    notes = [f"{table.name}: {num_rows:,} rows of tags"]
+    notes = [f"{table.name}: {_many(num_rows, 'row')} of tags"]
     if lost:
-        notes.append(f"{len(lost):,} of them name pictures that are not in the set, e.g. {shortened(lost[0])}")
-    return written, notes
+        who = _many(len(lost), "of them names a picture that is", "of them name pictures that are")
+        notes.append(f"{who} not in the set, e.g. {shortened(lost[0])}")
+    return Written(written, len(captioned), f"{table} has none in {_many(num_rows, 'row')}", notes)
 
 
-def _of_neighbours(source: Source, settings: TagSettings) -> tuple[list[list[str]], list[str]]:
-    """The words of each picture by photo.json, or photo.jpg.json, beside photo.jpg."""
+def _of_neighbours(source: Source, settings: TagSettings) -> Written:
+    """By photo.json, or photo.jpg.json, beside photo.jpg."""
     if not isinstance(source, FileSource):
-        return [], []
-    written, wrong = [], []
+        return Written([], 0, "a set without files has no JSON file with tags beside a picture", [])
+    written, wrong, num_files, num_captions = [], [], 0, 0
     for i in range(len(source)):
         picture = source.root / source.name(i)
         beside = (picture.with_suffix(".json"), picture.with_name(f"{picture.name}.json"))
         told: dict[str, Any] = {}
         if file := next((file for file in beside if file.is_file()), None):
+            num_files += 1
             try:
-                told = read_json(file, LARGEST)
+                told = _read(file)
             except (OSError, ValueError) as error:
                 wrong.append(f"{file.name}: {error}")
         written.append(_in_json(told, settings))
-    notes = [f"{sum(map(bool, written)):,} of {len(written):,} pictures have tags in a JSON file beside them"]
+        num_captions += isinstance(caption := told.get("caption"), str) and bool(caption.strip())
+    files = f"{_many(num_files, 'JSON file')}, {sum(map(bool, written)):,} with tags"
+    notes = [f"beside {_many(len(written), 'picture')}: {files}"]
     if wrong:
-        notes.append(f"{len(wrong):,} JSON files cannot be read, and count as without tags, e.g. {wrong[0]}")
-    return written, notes
+        what = _many(len(wrong), "JSON file cannot be read, and counts", "JSON files cannot be read, and count")
+        notes.append(f"{what} as without tags, e.g. {wrong[0]}")
+    return Written(written, num_captions, f"beside the pictures are {files}", notes)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file, which may begin with the mark that some editors put before UTF-8."""
+    with file.open("rb") as opened:
+        data = opened.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST / 1e6:g} MB")
+    return parse_json(data.removeprefix(codecs.BOM_UTF8))
 
 
 def _in_json(told: dict[str, Any], settings: TagSettings) -> list[str]:
@@ -140,86 +195,12 @@ def _in_json(told: dict[str, Any], settings: TagSettings) -> list[str]:
         if isinstance(tags, str):
             words += split(tags)
         elif isinstance(tags, list):
-            words += [bare for tag in tags if isinstance(tag, str) and (bare := _bare(tag))]
+            words += [word for item in tags if isinstance(item, str) and (word := tag(item))]
     caption = told.get("caption")
-    return words + (in_caption(caption, settings) if isinstance(caption, str) else [])
+    return words + (in_caption(caption, settings.caption_words) if isinstance(caption, str) else [])
 
 
-def split(text: str) -> list[str]:
-    """The tags in a text: between commas, semicolons, bars or number signs where it has any of the first three, else between
-    number signs or blanks.
-    """
-    parts = re.split(r"[,;|\n#＃]", text) if re.search(r"[,;|\n]", text) else re.split(r"[\s#＃]+", text)
-    return [bare for part in parts if (bare := _bare(part))]
-
-
-def in_caption(text: str, settings: TagSettings) -> list[str]:
-    """The hashtags of a text, and by setting its other words, of which two that are a noun together count as one."""
-    hashtags = re.findall(r"[#＃](\w+)", text)
-    if not settings.caption_words:
-        return [tag.lower() for tag in hashtags]
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    wordnet, words, end = open_wordnet(), [], 0
-    found = list(_WORD.finditer(re.sub(r"[#＃]\w+", ".", text)))
-    for one, after in zip(found, (*found[1:], None), strict=True):
-        if one.start() < end or _plain(one) in ENGLISH_STOP_WORDS:
-            continue
-        word = _plain(one)
-        if after and _plain(after) not in ENGLISH_STOP_WORDS and not one.string[one.end() : after.start()].strip(" -"):
-            two = f"{word} {_plain(after)}"
-            word, end = (two, after.end()) if wordnet.senses(two) else (word, end)
-        words += [word] if len(word) > 1 else []
-    return [tag.lower() for tag in hashtags] + words
-
-
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-"""A word with its apostrophes: don't, dog's."""
-
-
-def _plain(word: re.Match[str]) -> str:
-    return re.sub(r"['’]s$", "", word[0].lower())
-
-
-def _bare(tag: str) -> str:
-    """A tag without number signs and blanks around it, in lower case."""
-    return tag.strip().lstrip("#＃").strip().lower()
-
-
-# --- what it means ----------------------------------------------------------------------------------------------------
-
-Meaning = tuple[int, ...]
-"""Places of the synsets that make a class together."""
-
-
-def _meanings(wordnet: WordNet, word: str, settings: TagSettings) -> tuple[Meaning, ...]:
-    senses = wordnet.senses(word) if squeezed(word) else ()
-    if settings.senses == "set":
-        return (tuple(sorted(senses)),) if senses else ()
-    return tuple((place,) for place in (senses[:1] if settings.senses == "first" else senses))
-
-
-def _name(wordnet: WordNet, meaning: Meaning) -> str:
-    return "|".join(wordnet.synset(place).name for place in meaning)
-
-
-def _word(
-    wordnet: WordNet,
-    word: str,
-    count: int,
-    meanings: tuple[Meaning, ...],
-    names: dict[Meaning, str],
-    settings: TagSettings,
-) -> Word:
-    senses = wordnet.senses(word) if meanings else ()
-    classes = tuple(names[meaning] for meaning in meanings if meaning in names)
-    if not senses:
-        told = "dropped: no noun of WordNet"
-    elif not classes:
-        told = f"dropped: fewer than {settings.min_pictures} pictures show it"
-    else:
-        told = wordnet.synset(senses[0]).gloss
-    return Word(word, count, len(senses), classes, told)
+# --- what became of it ------------------------------------------------------------------------------------------------
 
 
 def _told(tags: Tags, train: Pictures) -> list[str]:
@@ -227,14 +208,17 @@ def _told(tags: Tags, train: Pictures) -> list[str]:
     tagged = int((tags.counts[train.ids] > 0).sum())
     kept, dropped = [[w for w in tags.words if bool(w.classes) == k] for k in (True, False)]
     several = sorted((w for w in kept if w.senses > 1), key=lambda w: -w.senses)
+    left = f"{_many(len(tags.classes), 'class', 'classes')} of {_many(len(kept), 'word')}"
     notes = [
-        f"{tagged:,} of {len(train):,} training pictures ({tagged / len(train):.1%}) have a tag to learn from: "
-        f"{len(tags.classes):,} classes of {len(kept):,} words; the others are not used"
+        f"{tagged:,} of {_many(len(train), 'training picture')} ({tagged / len(train):.1%}) have a tag to learn from: {left}"
+        + ("; the others are not used" if tagged < len(train) else "")
     ]
     if several:
-        notes.append(f"{len(several):,} words have several meanings: {_some([(w.word, w.senses) for w in several])}")
+        what = _many(len(several), "word has several meanings", "words have several meanings")
+        notes.append(f"{what}: {_some([(w.word, w.senses) for w in several])}")
     if dropped:
-        notes.append(f"{len(dropped):,} words are dropped: {_some([(w.word, w.pictures) for w in dropped])}")
+        what = _many(len(dropped), "word is dropped", "words are dropped")
+        notes.append(f"{what}: {_some([(w.word, w.pictures) for w in dropped])}")
     width = max(len(shortened(w.word, 20)) for w in kept[:SHOWN])
     return [
         *notes,
@@ -249,3 +233,7 @@ def _told(tags: Tags, train: Pictures) -> list[str]:
 def _some(words: Sequence[tuple[str, int]]) -> str:
     shown = [f"{shortened(word, 30)} {count:,}" for word, count in words[:5]]
     return ", ".join(shown) + (", ..." if len(words) > 5 else "")
+
+
+def _many(count: int, one: str, several: str = "") -> str:
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tutelage.data.listing import Listing, list_csv
 from tutelage.data.sources import Pictures
 from tutelage.data.splits import name_hashes, take
-from tutelage.errors import DataError, SettingsError, listed
+from tutelage.errors import DataError, SettingsError, listed, nearest
 
 
 def is_table(wanted: str) -> bool:
@@ -82,7 +82,7 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     """The listing with the labels of a table, and no others: columns `path` and `label`.
 
     Paths are below the table's folder or below the listing's. Raises DataError D-13 and what `list_csv` raises; D-24 where a
-    labelled picture is not in the listing.
+    labelled picture is not in the listing, D-28 where the table knows classes beside those of the class folders.
     """
     rows = list_csv(table)
     find = finder(listing.names, table, listing.root)
@@ -90,6 +90,11 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     for name, label in zip(rows.names, rows.labels, strict=True):
         if (found := find(name)) is None:
             lost.append(name)
+        elif labels[found] not in ("", label):
+            raise DataError(
+                "D-13", f"{table} has two labels for {listing.names[found]}: {labels[found]} and {label}.",
+                todo="Leave one of the rows.",
+            )  # fmt: skip
         else:
             labels[found] = label
     if lost:
@@ -100,8 +105,22 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
             "Mend the paths, or remove the rows.",
         )
     counts = Counter(label for label in labels if label)
+    _check_classes(counts, set(listing.labels) - {""}, table)
     note = f"{table.name}: {counts.total():,} labels of {len(counts)} classes; the other pictures count as unlabelled"
-    return replace(listing, labels=tuple(labels), notes=(*listing.notes, note))
+    notes = [note for note in listing.notes if "give the labels" not in note]
+    return replace(listing, labels=tuple(labels), notes=(*notes, note))
+
+
+def _check_classes(counts: Counter[str], folders: set[str], table: Path) -> None:
+    """Refuse, where class folders are the table's classes, a class that is none of them: a word that was mistyped."""
+    unknown = sorted(counts.keys() - folders)
+    if unknown and counts.keys() & folders:
+        raise DataError(
+            "D-28",
+            f"{table} names {len(unknown)} classes that are no class folder: {listed(unknown)}.",
+            "It names class folders too, so these would be further classes, of a few pictures.",
+            f"{nearest(unknown[0], sorted(folders))} Or move the pictures of the class into a folder.",
+        )
 
 
 def finder(names: Sequence[str], table: Path, root: Path) -> Callable[[str], int | None]:

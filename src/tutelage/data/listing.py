@@ -163,7 +163,8 @@ def read_table(path: Path, wanted: str) -> Iterator[tuple[int, dict[str, str]]]:
             _refuse_other_fields(path, table.line_num, values)
             yield table.line_num, values
     except csv.Error as error:
-        raise DataError("D-13", f"{path}, row {table.reader.line_num}: {error}.", todo=_quote_commas()) from error
+        todo = "Shorten the field." if "larger than field limit" in str(error) else _quote_commas()
+        raise DataError("D-13", f"{path}, row {table.reader.line_num}: {error}.", todo=todo) from error
     finally:
         csv.field_size_limit(longest)
 

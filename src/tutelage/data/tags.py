@@ -23,6 +23,8 @@ class Word(NamedTuple):
     """What is learned from it; none where it was dropped."""
     told: str
     """The gloss of its most frequent meaning, or why it was dropped."""
+    synsets: tuple[str, ...]
+    """The ids of each class's synsets, with bars between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class Tags:
 
 
 def table_rows(tags: Tags) -> Iterator[tuple[Entry, ...]]:
-    """A row for each word: its training pictures, number of meanings, classes, and its gloss or why it was dropped."""
-    yield "word", "pictures", "meanings", "classes", "told"
+    """A row for each word: its training pictures, number of meanings, classes, gloss (or why it was dropped) and synset ids."""
+    yield "word", "pictures", "meanings", "classes", "told", "synsets"
     for w in tags.words:
-        yield w.word, w.pictures, w.senses, " ".join(w.classes), w.told
+        yield w.word, w.pictures, w.senses, " ".join(w.classes), w.told, " ".join(w.synsets)

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,10 @@ _DEBIAN_PACKAGE = "wordnet-base"
 _URL = "https://wordnetcode.princeton.edu/3.0/WordNet-3.0.tar.bz2"
 _SHA256 = "6c492d0c7b4a40e7674d088191d3aa11f373bb1da60762e098b8ee2dda96ef22"
 """As Homebrew, Arch and Fedora have it."""
+_SHARED = tuple(Path(place) for place in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib"))
+"""Where nltk looks for nltk_data on every machine, after HOME and Python's own folders."""
+_WITHOUT_NETWORK = 3
+"""As many of the ways to get it, the first ones, ask no network."""
 _IN_DEBIAN = {
     "index.noun": "a490d99d93d017bf4822fe2f0ffa51fd73911ce271dc7535fade21f8814b5a04",
     "data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
@@ -35,6 +39,7 @@ _IN_DEBIAN = {
 _PLURALS = (
     ("s", ""),
     ("ses", "s"),
+    ("ves", "f"),
     ("xes", "x"),
     ("zes", "z"),
     ("ches", "ch"),
@@ -42,7 +47,7 @@ _PLURALS = (
     ("men", "man"),
     ("ies", "y"),
 )
-"""Endings of plurals and what they were: WordNet's rules of detachment for nouns (morphy(7WN)), in its order."""
+"""Endings of plurals and what they were: WordNet's rules of detachment for nouns (morphy(7WN)), and nltk's for ves."""
 
 
 class Synset(NamedTuple):
@@ -75,22 +80,34 @@ class WordNet:
                 self._spelled.setdefault(squeezed(word), []).append(word)
             for line in _lines(files["noun.exc"]):
                 plural, *singulars = line.split()
-                self._singulars[squeezed(plural)] = tuple(map(squeezed, singulars))
+                self._singulars[squeezed(plural)] = tuple(singulars)
             self.synset(self._senses["entity"][0])
         except (ValueError, KeyError, IndexError) as error:
             raise download.NotOurs(f"these are no files of WordNet ({error})") from None
 
     def senses(self, word: str) -> tuple[int, ...]:
-        """The places of the synsets that a word names, the most frequent first; none where it is no noun of WordNet.
+        """The places of the synsets that a word names; none where it is no noun of WordNet.
 
-        The word as it is, else as an irregular plural, else without a plural's ending.
+        As nltk's `synsets(word, pos="n")`: those of the word as it is written, the most frequent first, then those of what it
+        may be the plural of (shoes are a place to be in, and each is a shoe). Other spellings of the same letters come later.
         """
-        form = squeezed(word)
-        endings = (form[: -len(end)] + was for end, was in _PLURALS if form.endswith(end) and len(form) > len(end) + 1)
-        for candidate in (form, *self._singulars.get(form, ()), *endings):
-            if words := self._spelled.get(candidate):
-                return tuple(dict.fromkeys(place for word in words for place in self._senses[word]))
-        return ()
+        form = _spelling(word)
+        places: dict[int, None] = {}
+        for own in (form, *self._singulars_of(form)):
+            for spelled in sorted(self._spelled.get(squeezed(own), ()), key=own.__ne__):
+                places |= dict.fromkeys(self._senses[spelled])
+        return tuple(places)
+
+    def _singulars_of(self, form: str) -> Sequence[str]:
+        """Of an irregular plural what WordNet says, else what is left without a plural's ending.
+
+        As WordNet's own morph.c, and unlike nltk, never of two letters or of what ends in ss: #boss is no Bos.
+        """
+        if irregular := self._singulars.get(squeezed(form)):
+            return irregular
+        if len(form) <= 2 or form.endswith("ss"):
+            return ()
+        return [form[: -len(end)] + was for end, was in _PLURALS if form.endswith(end)]
 
     @lru_cache(maxsize=100_000)  # noqa: B019 - one WordNet lives as long as the process
     def synset(self, place: int) -> Synset:
@@ -111,6 +128,12 @@ def squeezed(word: str) -> str:
     return "".join(c for c in plain if c.isalnum())
 
 
+def _spelling(word: str) -> str:
+    """As `index.noun` spells words: in lower case, without accents, with underscores for blanks."""
+    plain = "_".join(unicodedata.normalize("NFKD", word).casefold().split())
+    return "".join(c for c in plain if c.isalnum() or c in "_-'./").strip("_")
+
+
 def _lines(data: bytes) -> list[str]:
     """Without the licence, whose lines begin with blanks."""
     return [line for line in data.decode().splitlines() if line and line[0] != " "]
@@ -124,21 +147,20 @@ def open_wordnet() -> WordNet:
         (f"index.noun, data.noun and noun.exc in {cache}", lambda: read_wordnet(cache)),
         (f"the Debian package {_DEBIAN_PACKAGE}, installed (in {DEBIAN_FOLDER})", lambda: read_wordnet(DEBIAN_FOLDER)),
         ("nltk's data (python -m nltk.downloader wordnet)", _of_nltk),
+        (f"a download of {_URL}", lambda: _of_princeton(cache)),
+        (
+            f"apt-get download {_DEBIAN_PACKAGE}, unpacked into the cache",
+            lambda: read_wordnet(download.debian_package(_DEBIAN_PACKAGE, DEBIAN_FOLDER, cache), _IN_DEBIAN),
+        ),
     ]
-    if download.allowed():
-        ways += [
-            (f"a download of {_URL}", lambda: _of_princeton(cache)),
-            (
-                f"apt-get download {_DEBIAN_PACKAGE}, unpacked into the cache",
-                lambda: read_wordnet(download.debian_package(_DEBIAN_PACKAGE, DEBIAN_FOLDER, cache), _IN_DEBIAN),
-            ),
-        ]
+    near = len(ways) if download.allowed() else _WITHOUT_NETWORK
     tried = []
-    for way, get in ways:
+    for way, get in ways[:near]:
         try:
             return get()
         except (OSError, EOFError, KeyError, zipfile.BadZipFile, tarfile.TarError, download.NotOurs) as error:
             tried.append(f"{way}: {download.why(error)}")
+    tried += [f"{way}: not asked" for way, _ in ways[near:]]
     raise download.none_answered("wordnet", tried)
 
 
@@ -154,10 +176,8 @@ def read_wordnet(folder: Path, sha256: dict[str, str] | None = None) -> WordNet:
 def _of_nltk() -> WordNet:
     """As nltk's downloader leaves it, as a folder or an archive."""
     named = [Path(place) for place in os.environ.get("NLTK_DATA", "").split(os.pathsep) if place]
-    usual = [
-        Path.home() / "nltk_data",
-        *(Path(place, "nltk_data") for place in (sys.prefix, "/usr/share", "/usr/local/share")),
-    ]
+    prefix = Path(sys.prefix)
+    usual = [place / "nltk_data" for place in (Path.home(), prefix, prefix / "share", prefix / "lib", *_SHARED)]
     for corpora in (place / "corpora" for place in (*named, *usual)):
         if (folder := corpora / "wordnet").is_dir():
             return read_wordnet(folder)

@@ -24,6 +24,10 @@ TIMES = 3
 """How often a run may end after the same step, unasked, before it is not begun again by itself."""
 
 
+HASHES = "tags.json"
+"""Of a run that learns from tags: what its fingerprint is made of, each hashed by itself, to tell which of them has changed."""
+
+
 @dataclass(frozen=True)
 class Resumed:
     """Where a run goes on."""
@@ -49,8 +53,9 @@ def resume(
     """Put the newest whole checkpoint back, or begin at `clock` where there is none.
 
     Raises:
-        CheckpointError: K-11 none is whole, K-12 it is of a later version, K-14 of other pictures, K-16 its teachers' clocks
-            are wrong, K-18 it saw other pictures than were due, K-21 not all processes see it, K-30 it is of another size.
+        CheckpointError: K-11 none is whole, K-12 it is of a later version, K-14 of other pictures or tags, K-16 its teachers'
+            clocks are wrong, K-18 it saw other pictures than were due, K-21 not all processes see it, K-30 it is of another
+            size.
         SettingsError: C-12, it is of another precision.
         NumericsError: N-09, the run has ended after the same step several times.
 
@@ -60,6 +65,8 @@ def resume(
     checkpoint, wrong = _newest_of_all(run, device)
     if checkpoint is None:
         run.rewind(-1)
+        if data.train.tags:
+            run.write(HASHES, _hashes(data))
         return Resumed(clock, DataChain(), (), reached)
     _refuse_other_pictures(checkpoint, run, data, feeds)
     _refuse_other_precision(run, precision)
@@ -123,16 +130,7 @@ def _newest_of_all(run: RunFolder, device: torch.device) -> tuple[Checkpoint | N
 
 def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, data: Data, feeds: Feeds) -> None:
     if checkpoint.fingerprint != data.fingerprint:
-        then, now = run.read("data.json"), {part: len(getattr(data, part)) for part in ("train", "held_out", "test")}
-        told = "; ".join(
-            f"{then.get(part, '?')} {part.replace('_', ' ')} then, {count} now" for part, count in now.items()
-        )
-        raise CheckpointError(
-            "K-14",
-            f"the pictures of {data.name} are not those that {run.path} was begun with ({told}).",
-            "Going on would mix two data sets without a trace.",
-            "Restore the pictures, or begin another run with --init and another --out.",
-        )
+        raise _of_other_pictures(run, data)
     links = checkpoint.links
     due = links.differs(checkpoint.step, feeds) if links else None
     if links and due:
@@ -142,6 +140,36 @@ def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, data: Data, f
             "Some were skipped or repeated, or this version orders them otherwise.",
             "Go on with the version of tutelage that wrote it, or begin another run with --init and another --out.",
         )
+
+
+def _of_other_pictures(run: RunFolder, data: Data) -> CheckpointError:
+    """K-14, naming what has changed since the run began: WordNet or the tags where the pictures are the same, else those."""
+    tagged = data.train.tags is not None
+    then, now = run.read(HASHES) if tagged else {}, _hashes(data)
+    same = {name for name in now if then.get(name) == now[name]}
+    changed = "tags" if "wordnet" in same else "wordnet"
+    if "pictures" in same and changed not in same:
+        what = f"the tags of {data.name}" if changed == "tags" else "the nouns of WordNet"
+        told = f"SHA-256 {str(then.get(changed))[:12]} then, {now[changed][:12]} now"
+    else:
+        what = f"the pictures{' or tags' if tagged and not then else ''} of {data.name}"
+        before, parts = run.read("data.json"), ("train", "held_out", "test")
+        told = "; ".join(
+            f"{before.get(part, '?')} {part.replace('_', ' ')} then, {len(getattr(data, part))} now" for part in parts
+        )
+    return CheckpointError(
+        "K-14",
+        f"{what} are not those that {run.path} was begun with ({told}).",
+        "Going on would mix two data sets without a trace.",
+        "Restore them, or begin another run with --init and another --out.",
+    )
+
+
+def _hashes(data: Data) -> dict[str, str]:
+    """Hashes of the pictures and, where there are tags, of those and of the WordNet that they are of."""
+    tags = data.train.tags
+    named = {"tags": tags.digest().hex(), "wordnet": tags.wordnet} if tags else {}
+    return {"pictures": data.train.source.digest().hex(), **named}
 
 
 def _refuse_other_precision(run: RunFolder, precision: str) -> None:

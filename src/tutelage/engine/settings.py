@@ -211,8 +211,16 @@ def settings_class(method: dict[str, Any]) -> type[RunSettings[Any]]:
     """RunSettings for a method's settings: the one in `tutelage.methods.<name>`, around the branch that they name."""
     own: Any = _method_settings(str(method["name"]))
     if own.__pydantic_generic_metadata__["parameters"]:  # FixMatch has no branch: then any kind will do
-        own = own[_method_settings(str((method.get("branch") or {"name": "mae"})["name"]))]
+        own = own[_method_settings(_name_of_branch(method.get("branch")))]
     return RunSettings[own]
+
+
+def _name_of_branch(branch: Any) -> str:
+    if not branch:
+        return "mae"
+    if not isinstance(branch, dict) or "name" not in branch:
+        raise SettingsError("C-04", "method.branch does not name its method.", todo='Add "name": "mae" to it.')
+    return str(branch["name"])
 
 
 def _method_settings(method: str) -> type[MethodSettings]:

@@ -121,7 +121,7 @@ class SemiMAE(Method):
         (x,), labels = batch["labelled"].views, batch["labelled"].labels
         warming = self.warming(clock)
 
-        guesses = None if warming else self.guess(unlabelled.views[0])
+        guesses = None if warming or not s.unlabelled_weight else self.guess(unlabelled.views[0])
         asked = None if guesses is None else self.ask(unlabelled, guesses)
         logits = self.classify(x if asked is None else torch.cat([x, asked.pictures]))  # [b + u, classes]
         parts = {"cross_entropy": cross_entropy(logits[: len(x)], labels, s.label_smoothing)}  # eq. 1

@@ -3,7 +3,8 @@
     tutelage pretrain pre-pretraining-quickstart --data photos --tags tags.csv
 
 The first run is mae-quickstart's, in RUN/first, with --first-epochs; --first names another recipe (pseudomae-quickstart). The
-second begins with its encoder and learns from tags as weakly-supervised-quickstart does. The same command goes on in either.
+second begins with its encoder and learns from tags as weakly-supervised-quickstart does; --epochs and --steps are its own. The
+same command goes on in either.
 Source: the two stages are those of MAE pre-pretraining (Singh et al., ICCV 2023); the settings are ours, for a first try.
 Expected: not measured yet. Not verified here.
 """

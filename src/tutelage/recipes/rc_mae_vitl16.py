@@ -5,7 +5,7 @@
 Source: the paper's appendix and the script of its repository: AdamW (0.9, 0.95), base lr 1.5e-4 per 256, batch 4096, warm-up
 40 epochs, weight decay 0.05, mask 0.75, standardised pixels, crop and flip, gamma 1, teacher every step with momentum
 0.996 to 1, the same mask for both; decoder 512 x 8 x 16.
-Expected: ImageNet-1K top-1 86.1 % (its README), fine-tuned from the teacher.
+Expected: ImageNet-1K top-1 86.1 % (its README), fine-tuned from the teacher (finetune-vitl16-rc-mae).
 Not verified here.
 """
 

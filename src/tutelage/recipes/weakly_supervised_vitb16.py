@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 8 -m tutelage pretrain weakly-supervised-vitb16 --data PHOTOS --tags TAGS.csv --micro-batch 64
 
-Source: as pre-pretraining-vitb16, from random weights.
+Source: as the second run of pre-pretraining-vitb16, from random weights.
 Expected: less than pre-pretraining-vitb16, by the paper's figures; the number itself is in a chart. Not verified here.
 """
 

@@ -1,4 +1,4 @@
-"""The page of a run: a verdict, numbers, pictures. Reads nothing but the run folder."""
+"""The page of a run: a verdict, numbers, pictures. Reads only the run folder, and of a first run the second's settings."""
 
 from tutelage.report.page import write_report
 from tutelage.report.verdict import Verdict, verdict

@@ -53,7 +53,9 @@ class Chart(NamedTuple):
 
 def charts(record: Record) -> list[Chart]:
     """The charts that a run has numbers for."""
-    prototypes = prototypes_of(record.settings.get("method"))
+    method = record.settings.get("method")
+    tags = isinstance(method, dict) and method.get("name") == "weakly_supervised"
+    prototypes = prototypes_of(method)
     chance = math.log(prototypes) if isinstance(prototypes, int) and prototypes > 1 else None
     metrics, monitors = record.metrics, record.monitors
     kinds = ("class", "patch")
@@ -67,7 +69,7 @@ def charts(record: Record) -> list[Chart]:
         ),
         _chart(
             "Cross-entropy",
-            "Of what is trained on labels, in nats: on training and on held-out pictures.",
+            f"Of what is trained on {'tags' if tags else 'labels'}, in nats: on training and on held-out pictures.",
             {
                 "training": _line(metrics, "cross_entropy"),
                 "auxiliary": _line(metrics, "auxiliary"),
@@ -78,7 +80,9 @@ def charts(record: Record) -> list[Chart]:
         ),
         _chart(
             "Classifier",
-            "On held-out pictures: how many it names right, of how many it is sure, how many of those are right, and how "
+            "On held-out pictures with a tag: how many are named by one of their tags."
+            if tags
+            else "On held-out pictures: how many it names right, of how many it is sure, how many of those are right, and how "
             "evenly its guesses are spread over the classes.",
             {
                 "right": _line(monitors, "classifier_accuracy"),

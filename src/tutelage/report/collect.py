@@ -14,6 +14,8 @@ MAX_ROWS = 20_000
 """Of more lines, one in two, four, eight ... is kept, evenly, and the last."""
 MAX_DEPTH = 12
 MAX_PICTURES, MAX_PICTURE_BYTES = 12, 4_000_000
+FIRST = "first"
+"""The folder, in that of a run, of the run that came before it; and the setting that names the recipe of that."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 Row = dict[str, Any]
@@ -35,10 +37,16 @@ class Record:
     evaluations: list[Row]
     pictures: dict[str, bytes]
     """PNG files by name."""
+    before: str
+    """The recipe of the run in `first`, whose encoder this one began with; "" where there is none."""
+    after: str
+    """The name of the run that this one is the `first` of; "" where there is none."""
 
 
 def collect(run: Path) -> Record:
     """What is in the folder of a run; missing, damaged or half-written parts are left out.
+
+    Of a run's first run, the settings of the run that it is in are read too.
 
     Raises:
         SettingsError: R-10, the folder is not there or holds nothing of a run.
@@ -50,9 +58,11 @@ def collect(run: Path) -> Record:
             f"{run} is no run folder: it has no settings.json, metrics.jsonl or events.jsonl.",
             todo="Name the folder that pretrain wrote, such as runs/mae-quickstart-digits.",
         )
+    place, settings = run.resolve(), _read_json(run / "settings.json")
+    is_first = place.name == FIRST
     return Record(
-        name=plain(run.resolve().name),
-        settings=_read_json(run / "settings.json"),
+        name=plain(f"{place.parent.name}/{FIRST}" if is_first else place.name),
+        settings=settings,
         environment=_read_json(run / "environment.json"),
         data=_read_json(run / "data.json"),
         metrics=_by_step(read_lines(run / "metrics.jsonl")),
@@ -60,6 +70,8 @@ def collect(run: Path) -> Record:
         events=read_lines(run / "events.jsonl"),
         evaluations=read_lines(run / "evaluations.jsonl"),
         pictures=_read_pictures(run / "pictures"),
+        before=str(settings.get(FIRST) or "") if (run / FIRST).is_dir() else "",
+        after=plain(place.parent.name) if is_first and _read_json(place.parent / "settings.json").get(FIRST) else "",
     )
 
 
