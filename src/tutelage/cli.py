@@ -194,7 +194,7 @@ def _train(default: "RunSettings[Any]", words: list[str], out: str | None, comma
         own = (*(["tags"] if default.method.annotation == "tags" else []), *(_FIRST if default.first else []))
         print("\n".join(help_lines(type(default), (*COMMON, *own), default)))
         for name, text in ({"out": "The run folder (runs/<recipe>-<data name>)"} | more).items():
-            print(f"  {f'--{name}':<17} {text}")
+            print(f"  {f'--{name}':<18} {text}")
         print("\nall options of this recipe: --help-all")
         return 0
     words = ["--help" if word == "--help-all" else word for word in words]

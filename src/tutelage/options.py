@@ -85,7 +85,8 @@ def help_lines(model: type[BaseModel], names: Sequence[str], default: BaseModel 
         info = model.model_fields[name]
         value = getattr(default, name, None) if default else None
         shown = "" if value in (None, "") else f" ({value})"
-        yield f"  --{name.replace('_', '-'):<16}{info.description or ''}{shown}"
+        told = " ".join((info.description or "").split())
+        yield f"  --{name.replace('_', '-'):<17}{told}{shown}"
 
 
 _TITLES = ("Value error", "Parsing error", "Invalid choice", "Required options", "Missing argument")

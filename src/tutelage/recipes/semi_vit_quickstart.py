@@ -21,7 +21,7 @@ from tutelage.teacher import TeacherSettings
 
 RECIPE = RunSettings[SemiMAESettings[MAESettings]](
     epochs=10,
-    batch_size=64,
+    batch_size=60,
     backbone=BackboneSettings(name="vit_tiny_patch16_224", image_size=32, patch_size=4, width=128, depth=6, heads=4),
     method=SemiMAESettings[MAESettings](
         unlabelled_weight=1.0,
