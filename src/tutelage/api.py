@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import ValidationError
 from rich.console import Console
 
 from tutelage import recipes
-from tutelage.config import NonNegativeInt, Settings, merged
+from tutelage.config import NonNegativeInt, Settings
 from tutelage.distributed import rank
 from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
 from tutelage.engine.checkpoint import checkpoint_folders
 from tutelage.engine.launch import launched
-from tutelage.engine.settings import RunSettings, differences, explain, read_settings, settings_class
+from tutelage.engine.settings import RunSettings, differences, read_settings
 from tutelage.errors import CheckpointError, SettingsError, Stopped, TutelageError, no_memory, printable
 from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
@@ -110,16 +109,8 @@ def _whole(finished: engine.Finished) -> Path:
 
 def settings_for(recipe: str, **changes: Any) -> RunSettings[Any]:
     """The settings of a recipe with `changes`, nested ones as dictionaries. Raises SettingsError."""
-    return _changed(recipes.load(recipe), changes)
-
-
-def _changed(settings: RunSettings[Any], changes: dict[str, Any]) -> RunSettings[Any]:
-    values = merged(settings.model_dump(), changes)
-    kind = settings_class(values["method"])
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError("C-02", explain(error, kind)) from error
+    settings: RunSettings[Any] = recipes.load(recipe).changed(**changes)
+    return settings
 
 
 def evaluate(
@@ -233,7 +224,7 @@ def detect(
 def _downstream(
     task: Task, encoder: str | Path, data: str | Path, out: str | Path | None, recipe: str, quiet: bool, changes: Any
 ) -> Path:
-    settings = _changed(downstream_settings(task, str(encoder), recipe), {"data": str(data), **changes})
+    settings = downstream_settings(task, str(encoder), recipe).changed(data=str(data), **changes)
     return _whole(run(settings, out, quiet=quiet))
 
 

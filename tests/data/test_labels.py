@@ -138,27 +138,29 @@ def test_labels_of_pictures_that_are_not_there_are_refused(photos: Path, tmp_pat
         open_data(str(photos), labels=file)
 
 
-def test_a_table_replaces_the_labels_of_class_folders(tmp_path: Path) -> None:
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Ten pictures of cats and ten of dogs, in class folders."""
     for name in ("cat", "dog"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(10):
             Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(tmp_path / "set" / name / f"{i}.png")
+    return tmp_path / "set"
+
+
+def test_a_table_replaces_the_labels_of_class_folders(folders: Path, tmp_path: Path) -> None:
     rows = [f"cat/{i}.png,a" for i in range(5)] + [f"dog/{i}.png,b" for i in range(5)]
-    data = open_data(str(tmp_path / "set"), labels=table(tmp_path / "labels.csv", rows))
+    data = open_data(str(folders), labels=table(tmp_path / "labels.csv", rows))
     assert data.train.classes == ("a", "b")
     assert sum(int((part.labels >= 0).sum()) for part in (data.train, data.held_out, data.test)) == 10
 
 
-def test_a_class_beside_those_of_the_folders_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for i in range(10):
-            Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(tmp_path / "set" / name / f"{i}.png")
+def test_a_class_beside_those_of_the_folders_is_refused_with_the_nearest(folders: Path, tmp_path: Path) -> None:
     rows = [f"cat/{i}.png,cat" for i in range(5)] + [f"dog/{i}.png,dog" for i in range(4)]
     file = table(tmp_path / "labels.csv", [*rows, "dog/9.png,dgo"])
     with pytest.raises(DataError, match=r"D-28: .*names 1 classes that are no class folder: dgo\..*Did you mean 'dog'"):
-        open_data(str(tmp_path / "set"), labels=file)
-    found = open_data(str(tmp_path / "set"), labels=table(tmp_path / "labels.csv", rows)).found
+        open_data(str(folders), labels=file)
+    found = open_data(str(folders), labels=table(tmp_path / "labels.csv", rows)).found
     assert not [note for note in found.notes if "class folders give the labels" in note]
 
 

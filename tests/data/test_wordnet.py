@@ -13,6 +13,8 @@ from tutelage.data.wordnet import WordNet, open_wordnet, read_wordnet
 from tutelage.errors import DataError
 from wordnets import write_wordnet
 
+debians = pytest.mark.skipif(not wordnet.DEBIAN_FOLDER.exists(), reason="the package wordnet-base is not installed")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -87,7 +89,7 @@ def test_a_synset_has_imagenets_number_words_and_a_gloss(nouns: WordNet) -> None
     assert nouns.synset(nouns.senses("head")[32]).name == "head.n.33"
 
 
-@pytest.mark.skipif(not wordnet.DEBIAN_FOLDER.exists(), reason="wordnet-base is not installed")
+@debians
 def test_debians_wordnet_is_the_known_one_and_agrees_with_imagenet() -> None:
     whole = read_wordnet(wordnet.DEBIAN_FOLDER, wordnet._IN_DEBIAN)
     assert whole.synset(2123045)[:2] == ("n02123045", "tabby.n.01")  # class 281 of ImageNet
@@ -131,7 +133,7 @@ RECORDED = {
 """Of nltk 3.10.4 on Debian's wordnet-base: the names of `wn.synsets(word, pos="n")`."""
 
 
-@pytest.mark.skipif(not wordnet.DEBIAN_FOLDER.exists(), reason="wordnet-base is not installed")
+@debians
 def test_plurals_have_the_meanings_that_nltk_gives_them() -> None:
     whole = read_wordnet(wordnet.DEBIAN_FOLDER)
     once = {word: list(dict.fromkeys(found.split())) for word, found in RECORDED.items()}  # nltk tells some twice

@@ -333,7 +333,8 @@ def test_what_has_changed_is_named(what: str, tags: Path, tmp_path: Path, monkey
     small = {"data": str(photos), "tags": str(table), "steps": 2, "batch_size": 8}
     wanted = settings(tags, "weakly-supervised-quickstart").model_copy(update=small)
     run(wanted, tmp_path / "run", quiet=True)
-    told = json.loads((tmp_path / "run" / "tags.json").read_text())
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    told = data.pop("hashes")
     assert told.keys() == {"pictures", "tags", "wordnet"}
     if what == "tags":
         table.write_text("\n".join(["path,tags", *rows[1:], f"photos/0.png,{WORDS[1]}"]))
@@ -349,7 +350,7 @@ def test_what_has_changed_is_named(what: str, tags: Path, tmp_path: Path, monkey
         expected = "the pictures of photos are not those"
     with pytest.raises(CheckpointError, match=f"K-14: {expected}.* Restore them"):
         run(wanted, tmp_path / "run", quiet=True)
-    (tmp_path / "run" / "tags.json").unlink(missing_ok=True)  # of a run that an earlier version began
+    (tmp_path / "run" / "data.json").write_text(json.dumps(data))  # of a run that an earlier version began
     with pytest.raises(CheckpointError, match="K-14: the pictures or tags of photos"):
         run(wanted, tmp_path / "run", quiet=True)
 

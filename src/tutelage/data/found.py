@@ -98,7 +98,7 @@ def open_files(listing: Listing, cache: Path | None) -> Readable:
         channels=_channels(listing.root, names, seen),
         unreadable=tuple(unreadable.items()),
         other_files=listing.other_files,
-        notes=(*listing.notes, *_misnamed(names, seen), *_of_several(names, seen)),
+        notes=(*listing.notes, *listing.label_notes, *_misnamed(names, seen), *_of_several(names, seen)),
     )
     source = FileSource(
         listing.root,

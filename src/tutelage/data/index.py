@@ -20,7 +20,8 @@ from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
-from tutelage.data.objects import Instances, coco_files, coco_masks, instances_of, read_coco
+from tutelage.data.objects import Instances, coco_files, instances_of, read_coco
+from tutelage.data.outlines import coco_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import name_hashes, take
 from tutelage.errors import DataError, listed
@@ -62,6 +63,15 @@ class Data:
         for part in (self.train, self.held_out, self.test):
             labels[part.ids] = part.labels
         return replace(self.train, ids=np.arange(len(labels)), labels=labels)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Where there are tags, what the fingerprint is made of, each hashed by itself, to tell what has changed."""
+        if (tags := self.train.tags) is None:
+            return {}
+        return {
+            "pictures": self.train.source.digest().hex(), "tags": tags.digest().hex(), "wordnet": tags.wordnet
+        }  # fmt: skip
 
 
 class Statistics(NamedTuple):
@@ -160,17 +170,28 @@ def _listed(path: Path) -> Listing:
 
 
 def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
-    """Pictures with masks; those without one count as unlabelled."""
-    root = Path(data).expanduser()
+    """Pictures with masks; those without one, or with one that counts for nothing, are unlabelled."""
+    root, kept = Path(data).expanduser(), cache or _cache_folder()
     layout = check_layout(root)
     listing = list_data(root / layout.pictures)
-    readable = open_files(replace(listing, labels=("",) * len(listing.names), notes=()), cache or _cache_folder())
-    masks = open_masks(root, layout, readable.source.names, readable.sizes)
-    labels = np.array([0 if name else -1 for name in masks.names], dtype=np.int64)
-    without = int((labels < 0).sum())
-    notes = (*([f"{without:,} pictures have no mask"] if without else []), f"{len(masks.classes)} classes of pixels")
+    readable = open_files(replace(listing, labels=("",) * len(listing.names), notes=()), kept)
+    masks = open_masks(root, layout, readable.source.names, readable.sizes, kept)
+    labels = np.array([0 if shown else -1 for shown in masks.shown], dtype=np.int64)
+    without = sum(not name for name in masks.names)
+    nothing = int((labels < 0).sum()) - without
+    notes = (
+        *([f"{without:,} pictures have no mask"] if without else []),
+        *([f"{nothing:,} pictures have a mask of which no pixel counts, and are not trained on"] if nothing else []),
+        f"{len(masks.classes)} classes of pixels",
+    )
     found = replace(readable.found, notes=(*readable.found.notes, *notes))
-    return _divide(root.resolve().name, readable.source, labels, masks.classes, readable.parts, found, holdout, masks)
+    divided = _divide(
+        root.resolve().name, readable.source, labels, masks.classes, readable.parts, found, holdout, masks
+    )
+    if not (unseen := masks.unseen(divided.train.ids)):
+        return divided
+    warned = f"warning: {len(unseen)} of {len(masks.classes)} classes are in no mask to train on: {listed(unseen)}"
+    return replace(divided, found=replace(divided.found, notes=(*divided.found.notes, warned)))
 
 
 def _open_objects(data: str, holdout: float, cache: Path | None) -> Data:

@@ -107,8 +107,7 @@ def labelled_by(listing: Listing, table: Path) -> Listing:
     counts = Counter(label for label in labels if label)
     _check_classes(counts, set(listing.labels) - {""}, table)
     note = f"{table.name}: {counts.total():,} labels of {len(counts)} classes; the other pictures count as unlabelled"
-    notes = [note for note in listing.notes if "give the labels" not in note]
-    return replace(listing, labels=tuple(labels), notes=(*notes, note))
+    return replace(listing, labels=tuple(labels), label_notes=(note, *rows.label_notes))
 
 
 def _check_classes(counts: Counter[str], folders: set[str], table: Path) -> None:

@@ -34,6 +34,8 @@ class Listing:
     other_files: Counter[str]
     """Files that are no pictures by their suffix: how many of each."""
     notes: tuple[str, ...] = ()
+    label_notes: tuple[str, ...] = ()
+    """Where the labels are from, and what is odd about them."""
 
 
 def list_data(path: Path, sets: Sequence[str] = ()) -> Listing:
@@ -81,7 +83,7 @@ def list_folder(root: Path) -> Listing:
     if folders and (empty := _without_pictures(root, names, int(divided))):
         what = "folders beside them have" if len(empty) > 1 else "folder beside them has"
         notes.append(f"{len(empty)} {what} no picture: {listed(empty)}")
-    return Listing(root, names, labels, parts, other, tuple(notes))
+    return Listing(root, names, labels, parts, other, label_notes=tuple(notes))
 
 
 def _without_pictures(root: Path, names: Sequence[str], depth: int) -> list[str]:
@@ -244,7 +246,8 @@ def _listed(path: Path, rows: list[Row]) -> Listing:
         tuple(by_path[name].label for name in names),
         tuple(by_path[name].part for name in names),
         Counter(),
-        (*((f"{twice} rows came twice and count once",) if twice else ()), *_mixed({row.label for row in rows} - {""})),
+        (f"{twice} rows came twice and count once",) if twice else (),
+        tuple(_mixed({row.label for row in rows} - {""})),
     )
 
 

@@ -24,10 +24,6 @@ TIMES = 3
 """How often a run may end after the same step, unasked, before it is not begun again by itself."""
 
 
-HASHES = "tags.json"
-"""Of a run that learns from tags: what its fingerprint is made of, each hashed by itself, to tell which of them has changed."""
-
-
 @dataclass(frozen=True)
 class Resumed:
     """Where a run goes on."""
@@ -65,8 +61,6 @@ def resume(
     checkpoint, wrong = _newest_of_all(run, device)
     if checkpoint is None:
         run.rewind(-1)
-        if data.train.tags:
-            run.write(HASHES, _hashes(data))
         return Resumed(clock, DataChain(), (), reached)
     _refuse_other_pictures(checkpoint, run, data, feeds)
     _refuse_other_precision(run, precision)
@@ -144,16 +138,16 @@ def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, data: Data, f
 
 def _of_other_pictures(run: RunFolder, data: Data) -> CheckpointError:
     """K-14, naming what has changed since the run began: WordNet or the tags where the pictures are the same, else those."""
-    tagged = data.train.tags is not None
-    then, now = run.read(HASHES) if tagged else {}, _hashes(data)
+    before = run.read("data.json")
+    then, now = before.get("hashes", {}), data.hashes
     same = {name for name in now if then.get(name) == now[name]}
     changed = "tags" if "wordnet" in same else "wordnet"
     if "pictures" in same and changed not in same:
         what = f"the tags of {data.name}" if changed == "tags" else "the nouns of WordNet"
         told = f"SHA-256 {str(then.get(changed))[:12]} then, {now[changed][:12]} now"
     else:
-        what = f"the pictures{' or tags' if tagged and not then else ''} of {data.name}"
-        before, parts = run.read("data.json"), ("train", "held_out", "test")
+        what = f"the pictures{' or tags' if data.train.tags and not then else ''} of {data.name}"
+        parts = ("train", "held_out", "test")
         told = "; ".join(
             f"{before.get(part, '?')} {part.replace('_', ' ')} then, {len(getattr(data, part))} now" for part in parts
         )
@@ -163,13 +157,6 @@ def _of_other_pictures(run: RunFolder, data: Data) -> CheckpointError:
         "Going on would mix two data sets without a trace.",
         "Restore them, or begin another run with --init and another --out.",
     )
-
-
-def _hashes(data: Data) -> dict[str, str]:
-    """Hashes of the pictures and, where there are tags, of those and of the WordNet that they are of."""
-    tags = data.train.tags
-    named = {"tags": tags.digest().hex(), "wordnet": tags.wordnet} if tags else {}
-    return {"pictures": data.train.source.digest().hex(), **named}
 
 
 def _refuse_other_precision(run: RunFolder, precision: str) -> None:

@@ -9,7 +9,18 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tutelage.batch import shared_out
-from tutelage.config import Below1, Count, NonNegative, NonNegativeInt, Positive, Settings, Share, read_json, shortened
+from tutelage.config import (
+    Below1,
+    Count,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Settings,
+    Share,
+    merged,
+    read_json,
+    shortened,
+)
 from tutelage.data.hashtags import TagSettings
 from tutelage.data.labels import is_table
 from tutelage.data.views import ViewsSettings
@@ -146,6 +157,15 @@ class RunSettings(Settings, Generic[M]):
     def lr(self) -> float:
         """The peak learning rate."""
         return self.optim.base_lr * self.batch_size / 256
+
+    def changed(self, **changes: Any) -> "RunSettings[Any]":
+        """The same with other values, nested ones as dictionaries, checked. Raises SettingsError C-02 and C-04."""
+        values = merged(self.model_dump(), changes)
+        kind = settings_class(values["method"])
+        try:
+            return kind.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError("C-02", explain(error, kind)) from error
 
     def micro_batches(self, world: int) -> int:
         """Forward passes a step: how often gradients are accumulated."""

@@ -20,6 +20,7 @@ from tutelage.methods.detection import DetectionSettings
 RECIPE = RunSettings[DetectionSettings](
     epochs=12,
     batch_size=32,
+    holdout=0.0,
     normalisation="imagenet",
     backbone=BackboneSettings(name="vit_base_patch16_224", image_size=1344, drop_path=0.2, positions="learned"),
     method=DetectionSettings(),

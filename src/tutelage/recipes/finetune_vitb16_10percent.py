@@ -19,6 +19,7 @@ RECIPE = RunSettings[FinetuneSettings](
     labels="10%",
     epochs=100,
     batch_size=512,
+    holdout=0.0,
     normalisation="imagenet",
     backbone=BackboneSettings(name="vit_base_patch16_224", drop_path=0.1),
     method=FinetuneSettings(),

@@ -21,6 +21,7 @@ RECIPE = RunSettings[FinetuneSettings](
     labels="1%",
     epochs=100,
     batch_size=512,
+    holdout=0.0,
     normalisation="imagenet",
     backbone=BackboneSettings(name="vit_base_patch16_224", drop_path=0.0),
     method=FinetuneSettings(mixup=0.0, cutmix=0.0),

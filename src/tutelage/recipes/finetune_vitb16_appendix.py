@@ -16,6 +16,7 @@ from tutelage.methods.finetune import FinetuneSettings
 RECIPE = RunSettings[FinetuneSettings](
     epochs=100,
     batch_size=2048,
+    holdout=0.0,
     normalisation="imagenet",
     backbone=BackboneSettings(name="vit_base_patch16_224", drop_path=0.1),
     method=FinetuneSettings(),

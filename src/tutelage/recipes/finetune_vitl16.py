@@ -16,6 +16,7 @@ from tutelage.methods.finetune import FinetuneSettings
 RECIPE = RunSettings[FinetuneSettings](
     epochs=50,
     batch_size=1024,
+    holdout=0.0,
     normalisation="imagenet",
     backbone=BackboneSettings(name="vit_large_patch16_224", drop_path=0.2),
     method=FinetuneSettings(),

@@ -9,17 +9,6 @@ Expected: ImageNet-1K top-1 86.1 % from rc-mae-vitl16 (its README).
 Not verified here.
 """
 
-from tutelage.encoder import BackboneSettings
-from tutelage.engine.settings import OptimSettings, RunSettings
-from tutelage.methods.finetune import FinetuneSettings
+from tutelage.recipes.finetune_vitl16 import RECIPE as FINETUNE
 
-RECIPE = RunSettings[FinetuneSettings](
-    epochs=100,
-    batch_size=1024,
-    normalisation="imagenet",
-    backbone=BackboneSettings(name="vit_large_patch16_224", drop_path=0.2),
-    method=FinetuneSettings(),
-    optim=OptimSettings(
-        base_lr=5e-4, betas=(0.9, 0.999), decay_tokens=False, layer_decay=0.65, warmup_epochs=5, min_lr=1e-6
-    ),
-)
+RECIPE = FINETUNE.changed(epochs=100, optim={"base_lr": 5e-4, "layer_decay": 0.65})

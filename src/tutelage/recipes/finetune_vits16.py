@@ -17,6 +17,7 @@ from tutelage.methods.finetune import FinetuneSettings
 RECIPE = RunSettings[FinetuneSettings](
     epochs=50,
     batch_size=1024,
+    holdout=0.0,
     normalisation="imagenet",
     backbone=BackboneSettings(name="vit_small_patch16_224", drop_path=0.1),
     method=FinetuneSettings(),

@@ -18,6 +18,7 @@ RECIPE = RunSettings[SegmentationSettings](
     epochs=160_000 * 16 / 20_210,
     steps=160_000,
     batch_size=16,
+    holdout=0.0,
     normalisation="imagenet",
     backbone=BackboneSettings(name="vit_base_patch16_224", image_size=512, drop_path=0.1, positions="learned"),
     method=SegmentationSettings(),

@@ -8,21 +8,7 @@ Source: ours; nobody seems to have tried it.
 Expected: docs/results.md has what was measured here, if anything was.
 """
 
-from tutelage.data.strong import StrongView
-from tutelage.data.views import SimpleView, ViewsSettings
-from tutelage.encoder import BackboneSettings
-from tutelage.engine.settings import OptimSettings, RunSettings
-from tutelage.methods.pseudomae import PseudoMAESettings
-from tutelage.methods.semi_mae import SemiMAESettings
-from tutelage.recipes import pseudomae_quickstart
+from tutelage.recipes.fixmatch_quickstart import RECIPE as FIXMATCH
+from tutelage.recipes.pseudomae_quickstart import RECIPE as PSEUDOMAE
 
-RECIPE = RunSettings[SemiMAESettings[PseudoMAESettings]](
-    epochs=10,
-    batch_size=64,
-    backbone=BackboneSettings(name="vit_tiny_patch16_224", image_size=32, patch_size=4, width=128, depth=6, heads=4),
-    method=SemiMAESettings[PseudoMAESettings](
-        unlabelled_weight=1.0, threshold=0.95, branch_weight=1.0, branch=pseudomae_quickstart.RECIPE.method
-    ),
-    optim=OptimSettings(base_lr=4e-3, warmup_epochs=1),
-    views=ViewsSettings(weak=SimpleView(scale=(0.5, 1.0)), strong=StrongView(scale=(0.5, 1.0))),
-)
+RECIPE = FIXMATCH.changed(method={"branch_weight": 1.0, "branch": PSEUDOMAE.method.model_dump()})

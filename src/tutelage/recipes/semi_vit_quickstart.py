@@ -10,30 +10,18 @@ Source: its code (amazon-science/semi-vit, read for facts); the rest ours.
 Expected: docs/results.md has what was measured here, if anything was.
 """
 
-from tutelage.clock import CosineMomentum
-from tutelage.data.strong import StrongView
-from tutelage.data.views import SimpleView, ViewsSettings
-from tutelage.encoder import BackboneSettings
-from tutelage.engine.settings import OptimSettings, RunSettings
-from tutelage.methods.mae import MAESettings
-from tutelage.methods.semi_mae import SemiMAESettings
-from tutelage.teacher import TeacherSettings
+from tutelage.recipes.fixmatch_quickstart import RECIPE as FIXMATCH
 
-RECIPE = RunSettings[SemiMAESettings[MAESettings]](
-    epochs=10,
+RECIPE = FIXMATCH.changed(
     batch_size=60,
-    backbone=BackboneSettings(name="vit_tiny_patch16_224", image_size=32, patch_size=4, width=128, depth=6, heads=4),
-    method=SemiMAESettings[MAESettings](
-        unlabelled_weight=1.0,
-        unlabelled_ratio=5,
-        threshold=0.5,
-        label_smoothing=0.1,
-        mixing="probabilistic",
-        pool="avg",
-        teacher=TeacherSettings(every="step", momentum=CosineMomentum(start=0.996, end=0.996)),
-        guesses_by="teacher",
-        hands_on="teacher",
-    ),
-    optim=OptimSettings(base_lr=4e-3, warmup_epochs=1),
-    views=ViewsSettings(weak=SimpleView(scale=(0.5, 1.0)), strong=StrongView(scale=(0.5, 1.0))),
+    method={
+        "unlabelled_ratio": 5,
+        "threshold": 0.5,
+        "label_smoothing": 0.1,
+        "mixing": "probabilistic",
+        "pool": "avg",
+        "teacher": {"every": "step", "momentum": {"start": 0.996, "end": 0.996}},
+        "guesses_by": "teacher",
+        "hands_on": "teacher",
+    },
 )

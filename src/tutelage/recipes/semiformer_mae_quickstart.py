@@ -7,10 +7,8 @@ Source: Semi-MAE (arXiv:2301.01431), Table 2, for the two together; the settings
 Expected: docs/results.md has what was measured here, if anything was.
 """
 
-from tutelage.decoder import DecoderSettings
-from tutelage.methods.mae import MAESettings
 from tutelage.recipes.semiformer_quickstart import RECIPE as SEMIFORMER
 
-_BRANCH = {"branch_weight": 1.0, "branch": MAESettings(decoder=DecoderSettings(width=96, depth=2, heads=3))}
-
-RECIPE = SEMIFORMER.model_copy(update={"method": SEMIFORMER.method.model_copy(update=_BRANCH)})
+RECIPE = SEMIFORMER.changed(
+    method={"branch_weight": 1.0, "branch": {"name": "mae", "decoder": {"width": 96, "depth": 2, "heads": 3}}}
+)

@@ -9,9 +9,6 @@ Expected: ImageNet-1K top-1 76.4 %, with a tenth of the labels; 75.5 % without t
 Not verified here.
 """
 
-from tutelage.methods.mae import MAESettings
 from tutelage.recipes.semiformer_vits16 import RECIPE as SEMIFORMER
 
-RECIPE = SEMIFORMER.model_copy(
-    update={"method": SEMIFORMER.method.model_copy(update={"branch": MAESettings(norm_pix=False)})}
-)
+RECIPE = SEMIFORMER.changed(method={"branch": {"name": "mae", "norm_pix": False}})
