@@ -50,8 +50,8 @@ SHRUNK: dict[str, dict[str, Any]] = {
     "supervised": {},
     "finetune": {},
     "segment": {"method": {"channels": 8, "auxiliary_channels": 8}},
-    "fixmatch": {"labels": "10%", "method": {"threshold": 0.11, "mixing": "probabilistic"}},
-    "semi-mae": {"labels": "100", "method": {"branch": _DECODER, "threshold": 0.11}},
+    "fixmatch": {"labels": "10%", "method": {"threshold": 0.11, "unlabelled_ratio": 7, "mixing": "probabilistic"}},
+    "semi-mae": {"labels": "100", "method": {"branch": _DECODER, "threshold": 0.11, "unlabelled_ratio": 7}},
     "semiformer": {"labels": "100", "method": {"conv": "resnet10t", "threshold": 0.11}},
 }
 """What makes each quick-start small enough, beside TINY: a threshold that first guesses pass."""

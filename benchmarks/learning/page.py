@@ -105,6 +105,8 @@ def block(table: str, scale: str) -> str:
         return by_labels(found(table, scale)["fashion-mnist"], ("100%", "10%", "1%"))
     if table in GRIDS:
         return "".join(grid(found(table, scale)["fashion-mnist"], *of) for of in GRIDS[table])
+    if table in ("few-tuning", "few-longer"):
+        return classifiers(found(table, scale)["fashion-mnist"])
     if table == "few":
         rows = found(table, scale)["fashion-mnist"]
         return by_labels(rows, FEW_LABELS) + guesses(rows, DOCS / "pictures" / f"learning-few-{scale}.svg")
@@ -146,6 +148,20 @@ def by_labels(rows: dict[str, list[Line]], counts: Sequence[str]) -> str:
         cells = [spread(values) if values else "" for values in scores]
         seen = ", ".join(dict.fromkeys(f"{line['row']['pictures']:,}" for lines in own for line in lines))
         out.append(f"| {method} | {seen} | {' | '.join(cells)} | {', '.join(str(len(lines)) for lines in own)} |")
+    return "\n".join(out) + "\n\n"
+
+
+def classifiers(rows: dict[str, list[Line]]) -> str:
+    """Accuracy of the runs' own classifiers on held-out pictures, and what was last said of guessed labels."""
+    columns = ["row", "held out", "guesses that count, %", "of these right, %", "pictures seen", "seeds"]
+    out = [f"\n| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, lines in rows.items():
+        cells = [spread([accuracy(last(line), "classifier/1", "classifier", "held_out") for line in lines])]
+        for monitor in ("sure_share", "sure_accuracy"):
+            said = [100 * line["monitors"][-1][monitor] for line in lines if monitor in line["monitors"][-1]]
+            cells.append(f"{mean(said):.0f}" if said else "")
+        seen = lines[0]["row"]["pictures"]
+        out.append(f"| {' | '.join([name, *cells, f'{seen:,}', str(len(lines))])} |")
     return "\n".join(out) + "\n\n"
 
 

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from tutelage import recipes
-from tutelage.config import NonNegativeInt, Settings
+from tutelage.config import NonNegativeInt, Settings, Share
 from tutelage.distributed import rank
 from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
@@ -23,13 +23,14 @@ from tutelage.errors import CheckpointError, SettingsError, Stopped, TutelageErr
 from tutelage.evaluation.asking import EvaluateOptions, by_features, evaluations
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.predict_masks import predict_masks
-from tutelage.evaluation.predict_objects import predict_objects
+from tutelage.evaluation.predict_objects import SURE, predict_objects
 from tutelage.evaluation.protocol import Name
 from tutelage.evaluation.result import Evaluation
-from tutelage.export import Encoder, Format, export, load_encoder
+from tutelage.export import Encoder, Exported, Format, export, load_encoder
 from tutelage.handed_on import has_method
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
+from tutelage.segmenter import load_segmenter, write_segmenter_onnx
 from tutelage.transfer import backbone_of
 
 __all__ = [
@@ -46,7 +47,7 @@ __all__ = [
 
 
 class ExportOptions(Settings):
-    """Write an encoder or classifier for others to use: `tutelage export ENCODER --out DIR`."""
+    """Write an encoder, classifier or segmenter for others to use: `tutelage export ENCODER --out DIR`."""
 
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run, a checkpoint, a timm folder, or timm:NAME."""
@@ -57,7 +58,7 @@ class ExportOptions(Settings):
     teacher: str | None = None
     """Export a teacher of a run (or its student) instead of the encoder it hands on."""
     encoder_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Leave out the classifier that a run trained, and in transformers MAE's decoder."""
+    """Leave out the classifier that a run trained, in onnx its segmenter, and in transformers MAE's decoder."""
 
 
 class PredictOptions(Settings):
@@ -74,6 +75,8 @@ class PredictOptions(Settings):
     """By default cuda where there is one."""
     workers: NonNegativeInt = 0
     """Threads that prepare pictures ahead; 0 prepares them as they are needed."""
+    score: Share | None = None
+    """Detectors only: the least score of what is counted and drawn, by default 0.5; predictions.json has all from 0.05."""
 
 
 class ReportOptions(Settings):
@@ -384,24 +387,62 @@ def evaluate_with(options: EvaluateOptions) -> list[Evaluation]:
 
 def export_with(options: ExportOptions) -> None:
     """Write a folder for another library, and say what it is and how nearly it computes the same."""
-    done = export(options.encoder, options.out, options.to, teacher=options.teacher, encoder_only=options.encoder_only)
+    whole = not (options.encoder_only or options.teacher)
+    if whole and options.to == "onnx" and has_method("segmenter", options.encoder):
+        done, left = _export_segmenter(options), ""
+    else:
+        done = export(
+            options.encoder, options.out, options.to, teacher=options.teacher, encoder_only=options.encoder_only
+        )
+        left = _left_behind(options) if whole else ""
     print(
         f"{options.out}: {done.what}; outputs differ by at most {done.difference:.1e} from {done.origin}",
         file=sys.stderr,
     )
-    if done.note:
-        print(f"note: {done.note}", file=sys.stderr)
+    for note in filter(None, (done.note, left)):
+        print(f"note: {note}", file=sys.stderr)
     print(f"load it: {done.load}", file=sys.stderr)
 
 
+def _export_segmenter(options: ExportOptions) -> Exported:
+    segmenter = load_segmenter(options.encoder)
+    difference = write_segmenter_onnx(segmenter, options.out)
+    height, width = segmenter.size
+    what = f"a segmenter of {len(segmenter.classes)} classes, encoder and decoder, of windows of {height} x {width} px"
+    load = f'onnxruntime.InferenceSession("{options.out}/model.onnx")'
+    note = "Larger pictures are to be cut into such windows, as tutelage predict does."
+    return Exported(segmenter.origin, what, load, difference, note)
+
+
+def _left_behind(options: ExportOptions) -> str:
+    """What a run handed on beside the encoder, which no other library has a model for."""
+    place = Path(options.encoder).expanduser()
+    run = place.resolve().parent.parent if (place / "MANIFEST.json").is_file() else place
+    if has_method("segmenter", str(run)):
+        return f"The encoder alone: {run} also has a decoder of masks, which --to onnx writes with it."
+    if has_method("detector", str(run)):
+        return (
+            f"The encoder alone: {run} also has heads that find objects, for which there is no export. "
+            "tutelage predict and tutelage.detector.load_detector use them."
+        )
+    return ""
+
+
 def predict_with(options: PredictOptions) -> Path:
-    """Write predictions.csv (or masks, or predictions.json) and predictions.png, and say how much is of which class."""
+    """Write predictions.csv (or masks, or predictions.json) and predictions.png, and say how much is of which class.
+
+    Raises SettingsError C-40 for a score where nothing is detected.
+    """
     place = Path(options.data).expanduser()
     out = options.out or Path(f"predictions-{place.stem if place.is_file() else place.resolve().name}")
-    if has_method("segmenter", options.classifier):
-        return _predict_masks(options, out)
     if has_method("detector", options.classifier):
         return _predict_objects(options, out)
+    if options.score is not None:
+        raise SettingsError(
+            "C-40", f"score belongs to detectors, and {options.classifier} has none.", todo="Leave --score out."
+        )
+    if has_method("segmenter", options.classifier):
+        return _predict_masks(options, out)
     found = predict(
         options.classifier, options.data, out, device=options.device, workers=options.workers, say=_every_few_seconds()
     )
@@ -427,9 +468,14 @@ def _predict_masks(options: PredictOptions, out: Path) -> Path:
 
 
 def _predict_objects(options: PredictOptions, out: Path) -> Path:
-    found = predict_objects(options.classifier, options.data, out, device=options.device, say=_every_few_seconds())
+    score = SURE if options.score is None else options.score
+    found = predict_objects(
+        options.classifier, options.data, out, score=score, device=options.device, say=_every_few_seconds()
+    )
     told = ", ".join(f"{name} {count:,}" for name, count in found.counts.most_common(10))
-    print(printable(f"{found.pictures:,} pictures, found with a half or more: {told or 'nothing'}"), file=sys.stderr)
+    if not told:
+        told = "nothing" if options.score is not None else "nothing; a lower --score draws and counts more"
+    print(printable(f"{found.pictures:,} pictures, found with a score of {score:.0%} or more: {told}"), file=sys.stderr)
     print(printable(f"{out}/predictions.json, predictions.png"), file=sys.stderr)
     return out
 

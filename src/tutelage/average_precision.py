@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tutelage.batch import Objects
-from tutelage.data.objects import coco_masks, pycocotools
+from tutelage.data.outlines import coco_masks, pycocotools
 from tutelage.detections import Found
 
 

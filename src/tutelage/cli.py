@@ -195,6 +195,8 @@ def _train(default: "RunSettings[Any]", words: list[str], out: str | None, comma
         print("\n".join(help_lines(type(default), (*COMMON, *own), default)))
         for name, text in ({"out": "The run folder (runs/<recipe>-<data name>)"} | more).items():
             print(f"  {f'--{name}':<18} {text}")
+        if default.first:
+            print(f"\nOf the two runs, epochs, steps and batch size are the second's; the first is {default.first}.")
         print("\nall options of this recipe: --help-all")
         return 0
     words = ["--help" if word == "--help-all" else word for word in words]

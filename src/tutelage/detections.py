@@ -34,10 +34,13 @@ class Found(NamedTuple):
         """The same on the CPU."""
         return self._each(Tensor.cpu)
 
-    def as_objects(self, size: tuple[int, int], least: float) -> Objects:
-        """Those with a score of `least` or more, on a picture of a `size` (height, width)."""
-        sure = self._each(lambda each: each[self.scores >= least])
-        return Objects(sure.boxes, sure.labels, torch.zeros(len(sure.boxes), dtype=torch.bool), sure.pixels(size))
+    def surer(self, least: float) -> "Found":
+        """Those with a score of `least` or more."""
+        return self._each(lambda each: each[self.scores >= least])
+
+    def as_objects(self, size: tuple[int, int]) -> Objects:
+        """What is found on a picture of a `size` (height, width), as if it were known."""
+        return Objects(self.boxes, self.labels, torch.zeros(len(self.boxes), dtype=torch.bool), self.pixels(size))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Found":
         masks = None if self.masks is None else change(self.masks)

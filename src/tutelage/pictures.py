@@ -4,14 +4,15 @@ Small pictures are scaled up by whole pixels. One channel is shown grey; of more
 in false colour, and the caption says so.
 """
 
+import colorsys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 from matplotlib import colormaps
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import draw_segmentation_masks
@@ -25,6 +26,8 @@ from tutelage.targets import patchify, unpatchify
 
 TILE = 128
 """Pixels a picture is brought to: the largest whole multiple of a small one that fits, or a large one made smaller."""
+LARGE = 256
+"""The same of pictures with masks or objects: what matters in them is small."""
 HIDDEN = 0.87
 """Grey of a hidden patch."""
 NUM_PICTURES, NUM_PROTOTYPES, NUM_MEMBERS = 8, 6, 7
@@ -143,6 +146,7 @@ def neighbours(
     *,
     labels: Int[Tensor, " n"] | None = None,
     classes: Sequence[str] = (),
+    whose: str = "Held-out",
     num_queries: int = 6,
 ) -> Image.Image:
     """A few pictures (uint8, or in 0..1), evenly spread over the set, and those nearest to them by cosine of features."""
@@ -161,46 +165,105 @@ def neighbours(
         return Cell(show(to_unit(pictures[i])), name, ink)
 
     rows = [[cell(q, q), *(cell(i, q) for i in row)] for q, row in zip(queries.tolist(), nearest.tolist(), strict=True)]
-    note = f"Held-out pictures, and the nearest of {len(pictures)} by the cosine of their class tokens."
+    note = f"{whose} pictures, and the nearest of {len(pictures)} by the cosine of their class tokens."
     note += " Green names agree with the first picture, red ones do not." if labels is not None else ""
     headings = ("picture", "nearest first")
     return sheet("Nearest neighbours", note + _false_colour(pictures), rows, headings, block=NUM_MEMBERS)
 
 
 def segmentations(
-    items: Sequence[Sequence[Tensor]], headings: Sequence[str], classes: Sequence[str], note: str
+    items: Sequence[Sequence[Tensor]], headings: Sequence[str], classes: Sequence[str], note: str, *, tile: int = LARGE
 ) -> Image.Image:
     """Pictures [c, h, w] in 0..1, each followed by masks [h, w] that are laid over it, and the colours of the classes."""
     cells = [
-        [Cell(show(picture)), *(Cell(show(overlaid(picture, mask))) for mask in masks)] for picture, *masks in items
+        [Cell(show(picture, tile)), *(Cell(show(overlaid(picture, mask), tile)) for mask in masks)]
+        for picture, *masks in items
     ]
     found = {int(c) for _, *masks in items for mask in masks for c in torch.unique(mask)} - {IGNORED}
-    legend = {classes[c]: colour(c) for c in sorted(found)[:20]}
+    legend = {classes[c]: colour(c) for c in sorted(found)}
     false = _false_colour(items[0][0][None]) if items else ""
-    return sheet("Masks", note + false, _pair_up(cells), headings, legend=legend)
+    return sheet("Masks", note + false, _side_by_side(cells), headings, legend=legend)
+
+
+class Marked(NamedTuple):
+    """What lies on a picture, as somebody says."""
+
+    objects: Objects
+    scores: tuple[float, ...] = ()
+    """How sure each is, 0 to 1, the surest first; none of what is known."""
 
 
 def detections(
-    items: Sequence[tuple[Tensor, Sequence[Objects]]], headings: Sequence[str], classes: Sequence[str], note: str
+    items: Sequence[tuple[Tensor, Sequence[Marked]]],
+    headings: Sequence[str],
+    classes: Sequence[str],
+    note: str,
+    *,
+    tile: int = LARGE,
 ) -> Image.Image:
-    """Pictures [c, h, w] in 0..1, each followed by what lies on it, by one who says so after the other."""
-    cells = [[Cell(show(picture)), *(Cell(_outlined(picture, each)) for each in told)] for picture, told in items]
-    present = {int(c) for _, told in items for each in told for c in each.labels}
-    legend = {classes[c]: colour(c) for c in sorted(present)[:20]}
+    """Pictures [c, h, w] in 0..1, each followed by what lies on it, by one who says so after the other.
+
+    Boxes have the names of their classes, and how sure they are.
+    """
+    cells = [
+        [Cell(show(picture, tile)), *(Cell(_outlined(picture, each, classes, tile)) for each in told)]
+        for picture, told in items
+    ]
+    present = {int(c) for _, told in items for each in told for c in each.objects.labels}
+    legend = {classes[c]: colour(c) for c in sorted(present)}
     false = _false_colour(items[0][0][None]) if items else ""
-    return sheet("Objects", note + false, _pair_up(cells), headings, legend=legend)
+    return sheet("Objects", note + false, _side_by_side(cells), headings, legend=legend)
 
 
-def _outlined(picture: Float[Tensor, "c h w"], objects: Objects) -> Image.Image:
-    """A picture (in 0..1) with its objects in the colours of their classes: masks laid over it, and boxes."""
+def shown_size(picture: Tensor, tile: int = LARGE) -> tuple[int, int]:
+    """(height, width) at which a picture [c, h, w] is kept to be shown: no more than twice the tile."""
+    h, w = picture.shape[-2:]
+    factor = min(1.0, 2 * tile / max(h, w))
+    return max(1, round(h * factor)), max(1, round(w * factor))
+
+
+def _outlined(picture: Float[Tensor, "c h w"], marked: Marked, classes: Sequence[str], tile: int) -> Image.Image:
+    """A picture (in 0..1) with its objects in the colours of their classes: masks laid over it, boxes, and their names."""
+    objects = marked.objects
+    # The surest comes last, over the others.
+    order = list(range(len(objects.labels)))[::-1]
     mask = torch.full(picture.shape[-2:], IGNORED)
-    for label, where in zip(objects.labels.tolist(), objects.masks, strict=True):
-        mask[where] = label
-    image = show(overlaid(picture, mask))
-    draw, factor = ImageDraw.Draw(image), image.width / picture.shape[-1]
-    for label, box in zip(objects.labels.tolist(), (factor * objects.boxes).tolist(), strict=True):
-        draw.rectangle((box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)), outline=colour(label))
+    for k in order:
+        mask[objects.masks[k]] = int(objects.labels[k])
+    image = show(overlaid(picture, mask), tile)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(11, tile // 30))
+    factor = torch.tensor([image.width / picture.shape[-1], image.height / picture.shape[-2]] * 2)
+    boxes, labels = (factor * objects.boxes).tolist(), objects.labels.tolist()
+    for k in order:
+        x0, y0, x1, y1 = boxes[k]
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour(labels[k]), width=1 + tile // 300)
+    taken: list[tuple[float, float, float, float]] = []
+    for k in order[::-1]:
+        score = f" {marked.scores[k]:.0%}" if marked.scores else ""
+        taken.append(_name(draw, boxes[k], classes[labels[k]] + score, colour(labels[k]), font, taken))
     return image
+
+
+def _name(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    text: str,
+    ink: tuple[int, int, int],
+    font: Any,
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """A name at the upper left corner of a box, above it where there is room, or below the names that are there; its place."""
+    width, height = draw.im.size
+    _, top, _, bottom = draw.textbbox((0, 0), "Ágy", font)
+    wide, high = draw.textlength(text, font) + 6, bottom - top + 3
+    x, y = max(0.0, min(box[0], width - wide)), max(0.0, min(box[1] - high, height - high))
+    for other in sorted(taken, key=lambda place: place[1]):
+        if x < other[2] and other[0] < x + wide and y < other[3] and other[1] < y + high:
+            y = other[3]
+    draw.rectangle((x, y, x + wide - 1, y + high - 1), ink)
+    dark = 0.299 * ink[0] + 0.587 * ink[1] + 0.114 * ink[2] < 140
+    draw.text((x + 3, y + 1 - top), text, "white" if dark else "black", font)
+    return x, y, x + wide, y + high
 
 
 def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
@@ -215,9 +278,12 @@ def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> F
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Of a class: ten that are told apart, their pale sisters, and again."""
-    place = 2 * (number % 10) + number // 10 % 2
-    red, green, blue = colormaps["tab20"].colors[place]  # type: ignore[attr-defined]
+    """Of a class: ten that are told apart, their pale sisters, and from 20 on others, none of which comes twice below 255."""
+    if number < 20:
+        red, green, blue = colormaps["tab20"].colors[2 * (number % 10) + number // 10]  # type: ignore[attr-defined]
+    else:  # turns by the golden section never come back to a hue
+        shade = number % 3
+        red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, (0.9, 0.6, 0.75)[shade], (0.65, 0.95, 0.8)[shade])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
@@ -286,20 +352,25 @@ def hide(
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def show(picture: Float[Tensor, "c h w"]) -> Image.Image:
-    """A picture in 0..1 as an image of about `TILE` pixels."""
+def show(picture: Float[Tensor, "c h w"], tile: int = TILE) -> Image.Image:
+    """A picture in 0..1 as an image of about `tile` pixels."""
     h, w = picture.shape[1:]
     image = Image.fromarray((_coloured(picture) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
-    times = TILE // max(h, w)
+    times = tile // max(h, w)
     if times >= 1:
         return image.resize((w * times, h * times), Image.Resampling.NEAREST)
-    return image.resize((max(1, w * TILE // max(h, w)), max(1, h * TILE // max(h, w))), Image.Resampling.LANCZOS)
+    return image.resize((max(1, w * tile // max(h, w)), max(1, h * tile // max(h, w))), Image.Resampling.LANCZOS)
 
 
 def _coloured(picture: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:
     """Three channels: grey is repeated, two get an empty third, of more the first three are taken."""
     c, h, w = picture.shape
     return picture.expand(3, h, w) if c == 1 else torch.cat([picture[:3], picture.new_zeros(max(0, 3 - c), h, w)])
+
+
+def _side_by_side(cells: list[list[Cell]]) -> list[list[Cell]]:
+    """Two items a row, where an item is no more than a pair."""
+    return _pair_up(cells) if all(len(item) <= 2 for item in cells) else cells
 
 
 def _pair_up(cells: list[list[Cell]]) -> list[list[Cell]]:

@@ -151,15 +151,19 @@ class Coverage:
     """Normalisation that belongs to the weights, where it is known and has as many channels."""
     network: str | None = None
     """Whose encoder it was where a run has several."""
+    fresh: tuple[str, ...] = ()
+    """What the method around the encoder begins with values of its own: its head, its decoder."""
 
     def line(self) -> str:
-        """In one line: "the student of runs/a: 149 of 149 tensors, 102 ignored (decoder), positions 14x14 -> 8x8"."""
+        """In one line: "the student of runs/a: 149 of 149 encoder tensors loaded, 102 ignored (decoder), fresh (head)"."""
         whose = f"the {self.network.replace('_', ' ')} of " if self.network else ""
         parts = [f"{whose}{self.origin}: {len(self.loaded)} of {self.total} encoder tensors loaded"]
         if self.missing:
             parts.append(f"{len(self.missing)} missing ({listed(self.missing)})")
         if self.ignored:
             parts.append(f"{len(self.ignored)} ignored ({', '.join(sorted({_part(name) for name in self.ignored}))})")
+        if self.fresh:
+            parts.append(f"fresh ({', '.join(self.fresh)})")
         return ", ".join([*parts, *self.notes])
 
 

@@ -1,5 +1,7 @@
 """Sets with index masks: where they lie, what their values mean, and what is refused."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from shapes import CLASSES, VALUES, write_shapes
+from tutelage.data import mask_files
 from tutelage.data.index import open_data
 from tutelage.data.joint import SegmentView
 from tutelage.data.masks import CITYSCAPES
@@ -154,13 +157,94 @@ def test_what_cannot_be_right_is_refused(shapes: Path, harm, told: str) -> None:
         open_data(str(shapes), annotation="masks")
 
 
-def test_a_value_that_no_class_has_is_named_where_it_is_read(shapes: Path) -> None:
-    values = np.asarray(Image.open(shapes / "masks/train/001.png")).copy()
-    values[5, 5] = 77
-    write(shapes / "masks/train/001.png", values)
+def revalued(path: Path, change) -> None:
+    """The mask with other values."""
+    write(path, change(np.asarray(Image.open(path)).copy()))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_value_that_no_class_has_is_refused_at_the_door_in_every_part(shapes: Path, part: str) -> None:
+    """Not only where it is met: of a test mask that would be after the whole training."""
+    revalued(shapes / f"masks/{part}/001.png", lambda mask: np.where(mask == 0, 77, mask))
+    told = rf"D-33: 1 of 14 masks have values that are no class: masks/{part}/001.png \(77\). There are 3 classes"
+    with pytest.raises(DataError, match=told):
+        open_data(str(shapes), annotation="masks")
+
+
+def test_a_mask_that_gets_a_wrong_value_under_a_run_is_refused_where_it_is_read(shapes: Path) -> None:
     data = open_data(str(shapes), annotation="masks", holdout=0.0)
-    with pytest.raises(DataError, match=r"D-33: .*001.png has the value 77, which is no class: there are 3"):
+    revalued(shapes / "masks/train/001.png", lambda mask: np.where(mask == 0, 77, mask))
+    with pytest.raises(DataError, match=r"D-33: .*001.png \(77\)"):
         data.train.mask(1)
+
+
+def test_masks_of_which_no_pixel_counts_are_refused_where_all_are_so_and_else_unlabelled(shapes: Path) -> None:
+    revalued(shapes / "masks/train/003.png", lambda mask: np.full_like(mask, 255))
+    revalued(shapes / "masks/train/004.png", lambda mask: np.full_like(mask, 9))  # named as nothing
+    data = open_data(str(shapes), annotation="masks", holdout=0.0)
+    unlabelled = [data.train.name(i) for i in np.flatnonzero(data.train.labels < 0).tolist()]
+    assert unlabelled == ["train/003.png", "train/004.png"]
+    assert "2 pictures have a mask of which no pixel counts, and are not trained on" in data.found.notes
+    for file in (shapes / "masks").rglob("*.png"):
+        revalued(file, lambda mask: np.full_like(mask, 255))
+    for _ in range(2):
+        with pytest.raises(DataError, match="D-37: no pixel of the 14 masks of .* counts: all are 255"):
+            open_data(str(shapes), annotation="masks")
+        (shapes / "classes.csv").unlink(missing_ok=True)
+
+
+def test_a_class_that_no_training_mask_contains_is_told(shapes: Path) -> None:
+    """Held-out and test masks do not teach: what they alone contain is told too."""
+    warned = "warning: 1 of 3 classes are in no mask to train on: disc"
+    assert warned not in open_data(str(shapes), annotation="masks").found.notes
+    for file in (shapes / "masks/train").iterdir():
+        revalued(file, lambda mask: np.where(mask == 3, 0, mask))
+    assert warned in open_data(str(shapes), annotation="masks").found.notes
+
+
+def test_looks_at_many_masks_are_kept_and_files_that_changed_are_read_anew(
+    shapes: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(mask_files, "MAX_UNKEPT", 3)
+    old = time.time() - 60
+    for file in (shapes / "masks").rglob("*.png"):
+        os.utime(file, (old, old))
+
+    real, read, shown = mask_files._read, list[str](), []
+
+    def noted(path: Path):
+        read.append(path.name)
+        return real(path)
+
+    def opened() -> list[str]:
+        read.clear()
+        shown.append(open_data(str(shapes), annotation="masks", cache=tmp_path / "cache").train.masks.shown)
+        return read
+
+    monkeypatch.setattr(mask_files, "_read", noted)
+    assert len(opened()) == 14
+    assert opened() == [] and shown[0] == shown[1]
+    revalued(shapes / "masks/test/002.png", lambda mask: np.full_like(mask, 7))
+    assert opened() == ["002.png"] and shown[2] != shown[1]
+    revalued(shapes / "masks/test/003.png", lambda mask: np.full_like(mask, 77))
+    with pytest.raises(DataError, match="D-33: 1 of 14 masks"):
+        opened()
+
+
+@pytest.mark.parametrize("size", [(2, 203), (405, 4)])
+def test_pictures_that_no_window_fits_are_refused(shapes: Path, size: tuple[int, int]) -> None:
+    write(shapes / "images/train/002.png", np.zeros((*size, 3)))
+    write(shapes / "masks/train/002.png", np.zeros(size))
+    told = f"D-38: train/002.png has {size[1]} x {size[0]} pixels: one side is more than 100 times the other"
+    with pytest.raises(DataError, match=told):
+        open_data(str(shapes), annotation="masks")
+
+
+def test_photographs_that_are_given_as_masks_are_no_masks(shapes: Path) -> None:
+    (shapes / "classes.csv").unlink()
+    revalued(shapes / "masks/train/000.png", lambda mask: np.arange(mask.size).reshape(mask.shape) % 255)
+    with pytest.raises(DataError, match="D-34: the masks of .* tell 255 classes apart. They look like pictures"):
+        open_data(str(shapes), annotation="masks")
 
 
 def test_another_mask_makes_another_set(shapes: Path) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import io
+import pickle
 import subprocess
 import tarfile
 import time
@@ -132,6 +133,33 @@ def test_an_archive_that_is_not_cifars_is_refused(tmp_path, monkeypatch):
         named.read_cifar(tmp_path / "cifar10" / "cifar-10-binary.tar.gz", "cifar100")
 
 
+@pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
+def test_the_pickles_that_torchvision_leaves_are_named_and_not_read(tmp_path, monkeypatch, name, folder):
+    monkeypatch.setenv("TUTELAGE_OFFLINE", "1")
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "test_batch").write_bytes(pickle.dumps(Touches(tmp_path / "canary"), protocol=2))
+    message = refused(name, tmp_path / "cache")
+    assert f"{tmp_path / folder}: pickles, which can run code" in message and "binary.tar.gz" in message
+    for place in (tmp_path, tmp_path / folder):
+        assert (
+            f"{folder} holds pickles" in (told := refused(str(place), tmp_path, "D-02")) and f"--data {name} " in told
+        )
+    assert not (tmp_path / "canary").exists()
+    pickle.loads((tmp_path / folder / "test_batch").read_bytes())
+    assert (tmp_path / "canary").exists(), "the canary sings when it is run, so the test can fail"
+
+
+class Touches:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
 def test_sets_are_looked_for_where_the_user_keeps_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path / "mine"))
     message = refused("pets", tmp_path / "cache")
@@ -165,6 +193,33 @@ def test_flowers_are_divided_as_published(tmp_path):
     everything = open_data("flowers102", cache=tmp_path, holdout=0.0)
     assert [len(part) for part in (everything.train, everything.held_out, everything.test)] == [4, 0, 2]
     assert "the validation part (2 pictures) is trained on too" in everything.found.notes
+
+
+def test_cars_are_read_from_the_development_kit_as_torchvision_reads_them(tmp_path, monkeypatch):
+    """Krause et al. 2013: annotations are a structure of boxes, a class from 1 on and a file's name, one a picture."""
+    from scipy.io import savemat
+    from torchvision.datasets import StanfordCars
+
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
+    root = tmp_path / "stanford_cars"
+    classes = {"train": [2, 1, 3, 1], "test": [3, 2]}
+    (root / "devkit").mkdir(parents=True)
+    savemat(root / "devkit/cars_meta.mat", {"class_names": np.array([["AM General", "Acura", "Audi"]], dtype=object)})
+    kind = [(name, object) for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")]
+    for part, told in classes.items():
+        for k, path in enumerate(fill(root / f"cars_{part}", len(told), ".jpg"), start=1):
+            path.rename(path.with_name(f"{k:05d}.jpg"))
+        rows = [(1, 2, 30, 40, label, f"{k:05d}.jpg") for k, label in enumerate(told, start=1)]
+        file = "devkit/cars_train_annos.mat" if part == "train" else "cars_test_annos_withlabels.mat"
+        savemat(root / file, {"annotations": np.array(rows, dtype=kind)})
+    data = open_data("cars", cache=tmp_path / "cache", holdout=0.0)
+    assert (len(data.train), len(data.test)) == (4, 2) and data.train.classes == ("1", "2", "3")
+    for part, pictures in (("train", data.train), ("test", data.test)):
+        theirs = StanfordCars(tmp_path, split=part)
+        for i, (image, label) in enumerate(theirs):
+            assert pictures.name(i) == f"cars_{part}/{i + 1:05d}.jpg"
+            assert pictures.labels[i] == label == classes[part][i] - 1
+            assert np.array_equal(pictures.read(i).permute(1, 2, 0).numpy(), np.array(image))
 
 
 def test_imagenet_is_a_folder_with_train_and_val(tmp_path, monkeypatch):

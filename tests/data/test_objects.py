@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from tutelage.data.index import open_data
-from tutelage.data.objects import _mask, coco_masks
+from tutelage.data.objects import _mask
+from tutelage.data.outlines import coco_masks
 from tutelage.errors import DataError
 
 SIZE = (20, 30)
@@ -104,6 +105,8 @@ def test_crowds_are_kept_apart(tmp_path: Path) -> None:
     data = open_data(str(write(tmp_path, change=change)), annotation="objects", holdout=0.0)
     assert data.train.objects(0).crowd.all() and data.train.labels[0] == -1, "nothing but a crowd teaches nothing"
     assert "24 objects of 2 classes, 4 of them crowds" in data.found.notes
+    assert "2 pictures have crowds alone, and are not trained on" in data.found.notes
+    assert not any("no objects" in note for note in data.found.notes)
 
 
 def test_a_category_that_nothing_teaches_is_told(tmp_path: Path) -> None:
@@ -193,11 +196,29 @@ def test_what_cannot_be_right_is_refused(tmp_path: Path, change, told: str) -> N
     ],
     ids=repr,
 )
-def test_an_outline_that_cannot_be_drawn_is_refused_where_it_is_read(tmp_path: Path, outline: Any) -> None:
-    root = write(tmp_path, change=set_to("annotations", 0, "segmentation", outline))
-    data = open_data(str(root), annotation="objects", holdout=0.0)
-    with pytest.raises(DataError, match="D-44: an outline cannot be drawn"):
-        data.train.objects(0)
+def test_an_outline_that_cannot_be_drawn_is_refused_at_the_door_with_its_file(tmp_path: Path, outline: Any) -> None:
+    root = write(tmp_path, change=set_to("annotations", 3, "segmentation", outline))
+    told = "D-44: .*train.json: the outline of the object 3 on images/train-1.png cannot be drawn"
+    with pytest.raises(DataError, match=told):
+        open_data(str(root), annotation="objects")
+
+
+@pytest.mark.parametrize("gone", [[0], [0, 1], [1, 4]])
+def test_missing_pictures_are_counted_where_the_others_are(tmp_path: Path, gone: list[int]) -> None:
+    """Also where the first one is missing: it must not decide where the others are looked for."""
+    root = write(tmp_path, folder="{part}2017", file="annotations/instances_{part}2017.json")
+    for i in gone:
+        (root / f"train2017/train-{i}.png").unlink()
+    names = ", ".join(f"train-{i}.png" for i in gone)
+    told = f"names 6 pictures, and {len(gone)} are not in .*train2017: {names}. Put them there; images/, train2017/ and"
+    with pytest.raises(DataError, match=told):
+        open_data(str(root), annotation="objects")
+
+
+def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, change=lambda values, part: values.update(images=[], annotations=[]))
+    with pytest.raises(DataError, match="D-42: .*train.json names no pictures"):
+        open_data(str(root), annotation="objects")
 
 
 def test_no_coco_file_is_said(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
+from PIL import Image
+from timm.data import auto_augment
 
 from tutelage.data.order import Draws
 from tutelage.data.strong import GREY, StrongView, _changes_of, _erased, _moved, _normal
@@ -23,6 +26,55 @@ def test_every_operation_keeps_shape_depth_and_range(channels: int, dtype: torch
             y = change(x, strength, sign)
             assert y.shape == x.shape and y.dtype == x.dtype
             assert dtype == torch.uint8 or (y.min() >= 0 and y.max() <= 1)
+
+
+TIMMS = (
+    "Invert", "Rotate", "SolarizeIncreasing", "SolarizeAdd", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
+    "AutoContrast", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing", "ColorIncreasing",
+    "Equalize", "PosterizeIncreasing",
+)  # fmt: skip
+MOVING = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 2.5, 7.9, 9.0, 10.0])
+@pytest.mark.parametrize("name", TIMMS)
+def test_each_operation_does_what_timms_does_to_a_photograph(name, magnitude: float, monkeypatch) -> None:
+    """To either side, at timm's own level for the magnitude: to one of 255; where pixels move, but for how they are blended."""
+    photograph = Image.fromarray(skimage.data.chelsea())
+    ours = _changes_of(torch.from_numpy(np.array(photograph)).permute(2, 0, 1).contiguous())[TIMMS.index(name)]
+    if (name, magnitude) == ("PosterizeIncreasing", 10.0):  # Pillow refuses to leave no bits
+        assert not ours(picture(), 1.0, 1.0).any()
+        return
+
+    def theirs(sign: float) -> np.ndarray:
+        monkeypatch.setattr(auto_augment, "_randomly_negate", lambda value: sign * value)
+        level = auto_augment.LEVEL_TO_ARG[name]
+        how = {"fillcolor": (128, 128, 128), "resample": Image.Resampling.BILINEAR}
+        return np.array(auto_augment.NAME_TO_OP[name](photograph, *(level(magnitude, {}) if level else ()), **how))
+
+    x = torch.from_numpy(np.array(photograph)).permute(2, 0, 1).contiguous()
+    found = {sign: ours(x, magnitude / 10, sign).permute(1, 2, 0).numpy().astype(float) for sign in (1.0, -1.0)}
+    turned = -1 if name in ("Rotate", "TranslateXRel", "TranslateYRel") else 1  # which side is plus is a convention
+    for sign, view in found.items():
+        difference = np.abs(view - theirs(turned * sign))
+        assert difference.mean() < 0.7 if name in MOVING else difference.max() <= 1
+
+
+def test_they_are_the_operations_of_the_recipe_each_as_likely() -> None:
+    """`rand-m9-mstd0.5-inc1`, as the published fine-tuning has it."""
+    timms = auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {})
+    assert sorted(op.name for op in timms.ops) == sorted(TIMMS) and timms.choice_weights is None
+    view = StrongView()
+    assert (timms.num_layers, timms.ops[0].prob) == (view.operations, 0.5)
+    assert (timms.ops[0].magnitude, timms.ops[0].magnitude_std) == (view.magnitude, view.magnitude_std)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25, 0.9, 1.0])
+def test_pictures_of_floats_are_changed_as_those_of_bytes(strength: float) -> None:
+    x, y = picture(3), picture(3, torch.float32)
+    for byte, real in zip(_changes_of(x), _changes_of(y), strict=False):  # bytes have two more, at the end
+        a, b = byte(x, strength, 1.0).float(), 255 * real(y, strength, 1.0)
+        torch.testing.assert_close(a, b, atol=1.5, rtol=0)
 
 
 def test_there_are_timms_fifteen_operations_for_colour() -> None:

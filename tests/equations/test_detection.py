@@ -521,7 +521,7 @@ def test_masks_are_pasted_where_their_box_is() -> None:
     pixels = one.pixels(SIZE)[0]
     ys, xs = pixels.nonzero().unbind(1)
     assert (ys.min(), ys.max(), xs.min(), xs.max()) == (20, 47, 24, 37)
-    assert one.as_objects(SIZE, 0.95).boxes.shape == (0, 4)
+    assert one.surer(0.95).as_objects(SIZE).boxes.shape == (0, 4)
 
 
 def test_patches_that_are_not_square_and_grids_of_one_row_are_refused() -> None:

@@ -14,9 +14,9 @@ from tutelage.encoder import BackboneSettings, build_vit
 from tutelage.engine.optim import build_optimizer, parameter_groups, set_lr
 from tutelage.engine.settings import OptimSettings
 from tutelage.errors import DataError, SettingsError
+from tutelage.heads import classify
 from tutelage.method import Method
 from tutelage.methods.finetune import FinetuneSettings
-from tutelage.mixing import smoothed
 
 CLASSES = 4
 PLAIN: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0}
@@ -65,32 +65,43 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_maes_classifier(pool: str) ->
     np.testing.assert_allclose(method.classifier()(batch["train"].views[0]).numpy(), logits, atol=1e-10)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixed_pictures_have_mixed_targets(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_pictures_have_mixed_and_smoothed_targets(
+    kind: str, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Oracle 64. What was drawn is read off the pictures that the encoder got: each a picture and its neighbour's."""
-    method = finetune(**PLAIN | {kind: 1.0}, label_smoothing=0.1)
+    method = finetune(**PLAIN | {kind: 1.0}, label_smoothing=smoothing)
+    with torch.no_grad():
+        method.head.weight.mul_(20)  # logits that are far from even
     batch = data(method)
-    x, got = batch["train"].views[0], []
+    x, got = batch["train"].views[0], list[torch.Tensor]()
     monkeypatch.setattr(
-        "tutelage.methods.finetune.classify", lambda vit, head, x, pool: got.append(x) or torch.zeros(4, 4).double()
+        "tutelage.methods.finetune.classify", lambda vit, head, x, pool: got.append(x) or classify(vit, head, x, pool)
     )
-    targets: list[torch.Tensor] = []
-    ours = smoothed
-    monkeypatch.setattr("tutelage.methods.finetune.smoothed", lambda t, s: targets.append(t) or ours(t, s))
+    onehot, shares = np.eye(CLASSES), []
     for seed in range(5):
         torch.manual_seed(seed)
-        method(batch, START)
+        found = method(batch, START).loss.item()
         mixed, neighbour = got[-1], x.roll(1, 0)
         if kind == "mixup":
-            share = ((mixed - neighbour) / (x - neighbour)).mean().item()
-            torch.testing.assert_close(mixed, share * x + (1 - share) * neighbour)
+            share = ((mixed - neighbour) / (x - neighbour)).median().item()
+            torch.testing.assert_close(mixed, share * x + (1 - share) * neighbour, atol=1e-6, rtol=0)
         else:
             own = mixed == x
             assert (own | (mixed == neighbour)).all()
             share = own.double().mean().item()
-        onehot = torch.eye(CLASSES, dtype=targets[-1].dtype)
-        torch.testing.assert_close(targets[-1], share * onehot + (1 - share) * onehot.roll(1, 0), atol=1e-4, rtol=0)
-        torch.testing.assert_close(ours(targets[-1], 0.1).sum(1), torch.ones(4, dtype=targets[-1].dtype))
+        shares.append(share)
+        logits = logits_of(method, mixed)
+        assert np.ptp(logits, axis=1).min() > 1
+        rows = []
+        for i in range(4):
+            q = share * onehot[i] + (1 - share) * onehot[i - 1]  # labels are 0, 1, 2, 3
+            q = [(1 - smoothing) * value + smoothing / CLASSES for value in q]
+            assert sum(q) == pytest.approx(1)
+            rows.append(-sum(t * (z - np.log(np.exp(logits[i]).sum())) for t, z in zip(q, logits[i], strict=True)))
+        assert found == pytest.approx(np.mean(rows), abs=1e-5), "torchvision rounds its weights to float32"
+    assert max(shares) - min(shares) > 0.2
 
 
 def test_pictures_are_mixed_in_training_only_and_by_the_seeded_generator() -> None:
@@ -166,8 +177,57 @@ def test_every_weight_learns_positions_too(pool: str) -> None:
     assert all((gradient != 0).any() for gradient in found.values())
 
 
+@pytest.mark.parametrize("ema", [0.3, 0.9999])
+def test_the_average_is_m_times_itself_plus_the_rest_of_the_weights(ema: float) -> None:
+    """DeiT's EMA, m theta' + (1 - m) theta after each step, of encoder, norm of the mean and head; it begins as a copy."""
+    method = build(FinetuneSettings(ema=ema, **PLAIN), trained=False, num_classes=CLASSES)
+    own = {name: p for name, p in method.named_parameters() if not name.startswith("teacher.")}
+    expected, clock = {name: p.detach().numpy().copy() for name, p in own.items()}, START
+    for step in range(3):
+        with torch.no_grad():
+            for p in own.values():
+                p.add_(torch.randn_like(p), alpha=0.1 * (step + 1))
+        clock = clock.tick()
+        method.after_step(clock)
+        for name, p in own.items():
+            expected[name] = ema * expected[name] + (1 - ema) * p.detach().numpy()
+    names = {"student": "teacher.nets.encoder", "head": "teacher.nets.head"}
+    found = dict(method.named_parameters())
+    for name, value in expected.items():
+        part, _, rest = name.partition(".")
+        np.testing.assert_allclose(found[f"{names[part]}.{rest}"].numpy(), value, atol=1e-12, err_msg=name)
+    assert found.keys() == own.keys() | {f"{names[n.partition('.')[0]]}.{n.partition('.')[2]}" for n in own}
+
+
+@pytest.mark.parametrize("hands_on", ["student", "teacher"])
+def test_the_average_is_what_is_judged_and_exported_where_it_is_handed_on(hands_on: str) -> None:
+    method = finetune(ema=0.9, hands_on=hands_on, **PLAIN)  # both were moved apart
+    x = data(method)["train"].views[0]
+    of = {"student": (method.student, method.head), "teacher": (method.teacher.encoder, method.teacher["head"])}
+    vit, head = of[hands_on]
+    pooled = vit.fc_norm(vit.norm(vit.forward_features(x))[:, 1:].mean(1))
+    expected = (pooled @ head.weight.T + head.bias).detach()
+    torch.testing.assert_close(method.logits(x).detach(), expected)
+    torch.testing.assert_close(method.classifier()(x).detach(), expected)
+    assert method.encoder is vit
+    other = of["teacher" if hands_on == "student" else "student"][0]
+    assert not torch.equal(other.blocks[0].attn.qkv.weight, vit.blocks[0].attn.qkv.weight)
+    assert len(method.settings.notes(PATCHES, 4)) == (hands_on == "student")
+
+
+def test_the_loss_teaches_the_network_and_not_its_average() -> None:
+    method = finetune(ema=0.9, hands_on="teacher", **PLAIN)
+    found = gradients(method, method(data(method), START).loss)
+    assert found and not any(name.startswith("teacher.") for name in found)
+    plain = finetune(**PLAIN)
+    plain.load_state_dict({n: t for n, t in method.state_dict().items() if not n.startswith("teacher.")})
+    assert method(data(method), START).loss.item() == plain(data(plain), START).loss.item()
+
+
 def test_what_cannot_work_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"method\.hands_on is 'teacher', but there is no method\.teacher"):
+    with pytest.raises(
+        SettingsError, match=r"C-24: method\.hands_on is 'teacher', but no average is kept.* --method\.ema"
+    ):
         FinetuneSettings(hands_on="teacher").check((8, 8), 4)
     with pytest.raises(DataError, match="D-17: the training pictures of x have no labels"):
         FinetuneSettings().check_classes("x", 0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score
 
+import tutelage.segmenter as segmenting
 from tutelage.api import settings_for
 from tutelage.batch import Batch
 from tutelage.clock import Clock, warmup_poly, warmup_steps
@@ -173,6 +174,67 @@ def test_windows_that_agree_are_averaged_to_what_one_would_say() -> None:
     torch.testing.assert_close(segmenter().logits(x), 2 * x[:2] + 1)
     square = torch.rand(3, 16, 16)
     torch.testing.assert_close(segmenter().logits(square), 2 * square[:2] + 1)
+
+
+class Placed(torch.nn.Module):
+    """Says of each pixel what it is, times where it lies in its window: no two windows agree."""
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        rows, columns = torch.arange(x.shape[-2])[:, None], torch.arange(x.shape[-1])
+        return torch.stack([x[:, 0] * (1 + rows + 2 * columns), x[:, 1] * (40 - rows), x[:, 2] * (3 + columns)], 1)
+
+
+def placed() -> Segmenter:
+    return replace(segmenter(12), method=Placed(), classes=("a", "b", "c"), values=(0, 1, 2))
+
+
+@pytest.mark.parametrize("sides", [(12, 44), (61, 12), (12, 12)])
+def test_overlapping_windows_are_averaged_pixel_by_pixel(sides: tuple[int, int]) -> None:
+    """Starts 0, 8, 16, ... and the last window at the end, in NumPy; a picture whose short side is a window is not resized."""
+    x = torch.rand(3, *sides, generator=torch.Generator().manual_seed(0))
+    total, count = np.zeros((3, *sides)), np.zeros(sides)
+    starts = [[0, *(s for s in range(8, side - 12, 8)), side - 12] if side > 12 else [0] for side in sides]
+    assert max(map(len, starts)) in (1, 5, 8)
+    for top in starts[0]:
+        for left in starts[1]:
+            piece = x[:, top : top + 12, left : left + 12].numpy()
+            rows, columns = np.arange(12)[:, None], np.arange(12)
+            weight = np.stack([1 + rows + 2 * columns, 40 - rows + 0 * columns, 3 + columns + 0 * rows])
+            total[:, top : top + 12, left : left + 12] += piece * weight
+            count[top : top + 12, left : left + 12] += 1
+    np.testing.assert_allclose(placed().logits(x), total / count, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("sides", [(7, 100), (100, 7), (30, 41), (200, 133), (1, 60)])
+def test_a_picture_in_blocks_is_the_picture_at_once(sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(3, *sides, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(segmenting, "STRETCH", 1000)
+    whole = placed().logits(x)
+    factor = max(12 / side for side in sides)
+    scaled = tuple(max(12, round(side * factor)) for side in sides)
+    resized = torch.nn.functional.interpolate(x[None], size=scaled, mode="bicubic", antialias=True)[0]
+    expected = torch.nn.functional.interpolate(placed().logits(resized)[None], size=sides, mode="bilinear")[0]
+    torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(segmenting, "STRETCH", 1)
+    monkeypatch.setattr(segmenting, "BLOCK", 100)
+    torch.testing.assert_close(placed().logits(x), whole, rtol=1e-4, atol=1e-4)
+    assert torch.equal(placed().classes_of(x), placed().logits(x).argmax(0).to(torch.uint8))
+
+
+def test_memory_is_bounded_on_a_panorama(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 x 500 px and 150 classes are 6 GB of logits: no more than a block of them is there at a time, nor four windows."""
+    monkeypatch.setattr(segmenting, "BLOCK", 3000)
+    largest, mean = [], Segmenter._mean
+
+    def noted(self, x, rows, columns):
+        found = mean(self, x, rows, columns)
+        largest.append(found.shape[1:].numel())
+        return found
+
+    monkeypatch.setattr(Segmenter, "_mean", noted)
+    one, panorama = placed(), torch.rand(3, 30, 1200)
+    assert all(logits.numel() <= 3000 for _, _, logits in one._blocks(panorama))
+    assert len(largest) == 10 and max(largest) <= 12 * (4 * 12 + 2)
 
 
 @pytest.mark.parametrize("shape", [(40, 16), (5, 9), (31, 200)])

@@ -14,6 +14,7 @@ from tutelage.data.index import open_data
 from tutelage.data.streams import eval_batches
 from tutelage.encoder import encode, with_head
 from tutelage.errors import CheckpointError, DataError
+from tutelage.evaluation.classifier import mean_per_class
 from tutelage.evaluation.features import normalised
 from tutelage.export import load_classifier, load_encoder, write_timm
 
@@ -127,3 +128,25 @@ def test_a_set_of_some_classes_is_asked_for_among_these(tmp_path):
 def test_few_labels_teach_an_evaluation_too(run):
     few = api.evaluate("knn", run, "digits", labels="50", baselines=False)
     assert few.pictures["train"] == 50 and few.pictures["test"] == 359
+
+
+def test_the_mean_over_classes_counts_each_class_alike(run):
+    """Flowers' and Pets' papers report it: the mean of the diagonal of the table of known and named, each row made 1."""
+    found = api.evaluate("classifier", run, "digits")
+    classifier, test = load_classifier(str(run)), open_data("digits").test
+    (batch,) = eval_batches(test, (16, 16), 1000)
+    with torch.no_grad():
+        named = classifier.vit(normalised(batch.views[0], classifier.statistics, 1)).argmax(1).numpy()
+    table = np.zeros((10, 10))
+    np.add.at(table, (batch.labels.numpy(), named), 1)
+    expected = np.mean(np.diag(table) / table.sum(1))
+    score = found.rows[0].scores["head"]
+    assert score.details["mean_per_class"] == pytest.approx(expected) and abs(expected - found.accuracy) > 1e-6
+    line = next(line for line in found.table() if "mean per class" in line)
+    assert line.split()[-1] == f"{100 * expected:.2f}"
+
+
+def test_the_mean_over_classes_is_of_those_that_are_there():
+    known, named = torch.tensor([0, 0, 0, 2]), torch.tensor([0, 0, 1, 2])  # of class 1 there is no picture
+    assert mean_per_class(named, known) == pytest.approx((2 / 3 + 1) / 2)
+    assert mean_per_class(torch.tensor([1, 1]), torch.tensor([0, 2])) == 0

@@ -134,7 +134,7 @@ def test_when_one_is_frozen_the_others_name_it_and_leave(tmp_path: Path) -> None
 
 @pytest.mark.long
 def test_under_torchrun_a_killed_process_is_started_again_and_the_run_ends_equal(tmp_path, amount, figure) -> None:
-    rng, trials = random.Random(0), amount(0, 4, 20)
+    rng, trials = random.Random(0), amount(0, 2, 20)
     whole = {}
     for trial in range(trials):
         world = 4 if trial % 4 == 3 else 2

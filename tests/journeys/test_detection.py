@@ -1,6 +1,7 @@
 """Detection from a backbone to boxes and outlines, through the command line in this process."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import tutelage
 from shapes import write_objects
 from small_runs import FLAGS
 from tutelage.cli import main
-from tutelage.data.objects import coco_masks
+from tutelage.data.outlines import coco_masks, pycocotools
 from tutelage.detector import load_detector
 from tutelage.errors import TutelageError
+from tutelage.pictures import colour
 
 SMALL = [
     "--batch-size=8", "--log-steps=1", "--monitors=2", "--method.channels=16", "--method.hidden=32", "--method.proposals=30",
@@ -68,7 +70,7 @@ def test_what_it_says_is_coco_json_of_the_pictures(run: Path, shapes: Path, tmp_
     big.save(pictures / "000.png")
     (pictures / "broken.png").write_bytes(b"no picture")
     assert main(["predict", str(run), f"--data={pictures}", f"--out={tmp_path / 'out'}"]) == 0
-    assert "12 pictures, found with a half or more: " in capsys.readouterr().err
+    assert "12 pictures, found with a score of 50% or more: " in capsys.readouterr().err
     told = json.loads((tmp_path / "out/predictions.json").read_text())
     assert told["categories"] == [{"id": 5, "name": "disc"}, {"id": 10, "name": "square"}]
     assert [image["file_name"] for image in told["images"]] == [f"{i:03d}.png" for i in range(12)]
@@ -83,6 +85,75 @@ def test_what_it_says_is_coco_json_of_the_pictures(run: Path, shapes: Path, tmp_
         mask.shape == (200, 240) and x - 1 <= xs.min() and xs.max() <= x + w and y - 1 <= ys.min() and ys.max() <= y + h
     )
     assert (tmp_path / "out/predictions.png").is_file()
+
+
+def told_by_coco(truth: Path, rows: list[dict[str, object]], of: str) -> list[float]:
+    """AP, AP50, AP75 and those of three sizes, by pycocotools on the set's own file; -1 where there is no such object."""
+    coco = pycocotools("coco").COCO(str(truth))
+    kept = [{name: value for name, value in row.items() if (of, name) != ("segm", "bbox")} for row in rows]
+    done = pycocotools("cocoeval").COCOeval(coco, coco.loadRes(kept), of)
+    done.evaluate(), done.accumulate(), done.summarize()
+    return [float(value) for value in done.stats[:6]]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_evaluate_is_pycocotools_on_the_file_of_the_set_and_on_the_written_predictions(
+    run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """Oracle 66 through `evaluate` and `predict`. Of three pictures the objects are there and not in the file: what is found on
+    them is wrong, so they must count; and categories must be those of the file, 5 and 10."""
+    data = Path(shutil.copytree(shapes, tmp_path / "data"))
+    told = json.loads((data / "test.json").read_text())
+    told["annotations"] = [each for each in told["annotations"] if each["image_id"] not in (0, 3, 4)]
+    (data / "test.json").write_text(json.dumps(told))
+    assert main(["predict", str(run), f"--data={data / 'images/test'}", f"--out={tmp_path / 'out'}"]) == 0
+    predictions = json.loads((tmp_path / "out/predictions.json").read_text())
+    names = {image["id"]: f"test/{image['file_name']}" for image in predictions["images"]}
+    ids = {image["file_name"]: image["id"] for image in told["images"]}
+    rows = [{**row, "image_id": ids[names[row["image_id"]]]} for row in predictions["annotations"]]
+    assert sum(row["image_id"] in (0, 3, 4) for row in rows) > 2
+
+    result = tutelage.evaluate("detection", run, data)
+    for row, of in zip(result.rows, ("bbox", "segm"), strict=True):
+        ap, *others = told_by_coco(data / "test.json", rows, of)
+        score = row.scores["AP"]
+        assert score.test == pytest.approx(ap, abs=1e-6) and 0.01 < ap < 0.95
+        found = [score.details[name] for name in ("ap50", "ap75", "small", "medium", "large")]
+        assert [-1 if value is None else value for value in found] == pytest.approx(others, abs=1e-6)
+
+
+def test_a_lower_score_draws_and_counts_more(run: Path, shapes: Path, tmp_path: Path, capsys) -> None:
+    counts, sheets = [], []
+    for score in ("0.1", "0.9999"):
+        out = tmp_path / score
+        words = ["predict", str(run), f"--data={shapes / 'images/test'}", f"--out={out}", f"--score={score}"]
+        assert main(words) == 0
+        said = capsys.readouterr().err
+        assert f"found with a score of {float(score):.0%} or more" in said
+        counts.append(sum(int(n) for n in re.findall(r"(?:disc|square) (\d+)", said)))
+        sheets.append(np.asarray(Image.open(out / "predictions.png")))
+        found = json.loads((out / "predictions.json").read_text())["annotations"]
+        assert min(row["score"] for row in found) < 0.5, "the table has all"
+    assert counts[0] > counts[1] == 0
+    coloured = [int((sheet == colour(0)).all(-1).sum()) for sheet in sheets]
+    assert coloured[0] > coloured[1] == 0
+    assert sheets[0].shape[1] > 4 * 300, "large enough to read"
+
+
+def test_a_score_without_a_detector_and_one_out_of_its_range_are_refused(
+    run: Path, shapes: Path, tmp_path: Path, capsys
+) -> None:
+    out = f"--out={tmp_path / 'out'}"
+    assert main(["predict", str(tmp_path), f"--data={shapes}", out, "--score=0.5"]) == 2
+    assert "C-40: score belongs to detectors" in capsys.readouterr().err
+    assert main(["predict", str(run), f"--data={shapes}", out, "--score=1.5"]) == 2
+
+
+def test_an_export_of_a_detector_says_that_it_is_the_encoder(run: Path, tmp_path: Path, capsys) -> None:
+    assert main(["export", str(run), f"--out={tmp_path / 't'}"]) == 0
+    said = capsys.readouterr().err
+    assert "t: an encoder; " in said
+    assert f"note: The encoder alone: {run} also has heads that find objects, for which there is no export" in said
 
 
 def test_the_detector_that_is_loaded_computes_what_the_run_computed(run: Path) -> None:

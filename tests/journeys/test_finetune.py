@@ -65,6 +65,32 @@ def test_its_classifier_is_judged_and_timm_loads_it(tuned: Path, capsys: pytest.
     assert vit.pretrained_cfg["label_names"] == [str(digit) for digit in range(10)]
 
 
+def test_an_average_is_asked_for_by_a_number_and_judged_and_handed_on(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "run", ["--method.ema=0.8", "--method.hands-on=teacher", "--steps=8", "--export-teachers"]
+    assert main(["finetune", str(pretrained), *SMALL, f"--out={out}", *words]) == 0
+    assert "the average is kept beside" not in capsys.readouterr().err
+    tensors = load_file(out / "checkpoints/step-00000008/model.safetensors")
+    own = {name.removeprefix("student."): tensor for name, tensor in tensors.items() if name.startswith("student.")}
+    average = {n.removeprefix("teacher.nets.encoder."): t for n, t in tensors.items() if ".nets.encoder." in n}
+    assert own.keys() == average.keys() and not torch.equal(own["cls_token"], average["cls_token"])
+    for place, wanted in (("encoder", average), ("encoder-student", own), ("classifier", average)):
+        exported = load_file(out / place / "model.safetensors")
+        assert all(torch.equal(exported[name], tensor) for name, tensor in wanted.items()), place
+    assert torch.equal(exported["head.weight"], tensors["teacher.nets.head.weight"])
+    assert not torch.equal(exported["head.weight"], tensors["head.weight"])
+
+    assert main(["evaluate", "classifier", str(out), "--data=digits", "--json"]) == 0
+    held_out = json.loads(capsys.readouterr().out)["rows"][0]["scores"]["head"]["held_out"]
+    asked = [json.loads(line) for line in (out / "monitors.jsonl").read_text().splitlines()]
+    assert asked[-1]["step"] == 8 and asked[-1]["classifier_accuracy"] == pytest.approx(held_out)
+
+    beside = [*SMALL, f"--out={tmp_path / 'beside'}", "--method.ema=0.8", "--steps=1"]
+    assert main(["finetune", str(pretrained), *beside]) == 0
+    assert "note    the average is kept beside; --method.hands-on teacher" in capsys.readouterr().err
+
+
 def test_what_was_fine_tuned_can_be_evaluated_exported_and_begun_from(tuned: Path, tmp_path: Path, capsys) -> None:
     last = tuned / "checkpoints/step-00000012"
     for place in (tuned, last):
@@ -157,6 +183,8 @@ def test_from_python_and_from_scratch(pretrained: Path, tmp_path: Path) -> None:
         (["nothing-there", "--data=digits"], 4, "K-0"),
         (["ENCODER"], 2, "C-07: no --data given."),
         (["ENCODER", "--data=digits", "--method.mixup=-1"], 2, "method.mixup"),
+        (["ENCODER", "--data=digits", "--method.ema=1"], 2, "method.ema"),
+        (["ENCODER", "--data=digits", "--method.hands-on=teacher"], 2, "C-24: method.hands_on is 'teacher'"),
     ],
 )
 def test_what_cannot_work_is_refused(pretrained: Path, tmp_path: Path, capsys, words, code: int, told: str) -> None:

@@ -126,7 +126,11 @@ def test_what_is_wrong_is_said_in_a_sentence(words: list[str], told: str, capsys
     ("words", "code", "told"),
     [
         ([], 3, "D-25: every training picture of digits has a label."),
-        (["--labels=40", "--batch-size=60"], 2, "C-25: batch_size 60 is no multiple of 8 = 7 unlabelled + 1 labelled."),
+        (
+            ["--labels=40", "--batch-size=60", "--method.unlabelled-ratio=7"],
+            2,
+            "C-25: batch_size 60 is no multiple of 8 = 7 unlabelled + 1 labelled.",
+        ),
         (
             ["--labels=40", "--method.branch.mask-ratio=2"],
             2,

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import tutelage
 from shapes import CLASSES, VALUES, write_shapes
 from small_runs import FLAGS
 from tutelage.cli import main
 from tutelage.errors import TutelageError
-from tutelage.segmenter import load_segmenter
+from tutelage.pictures import colour
+from tutelage.segmenter import Segmenter, load_segmenter
 
 SMALL = ["--batch-size=16", "--log-steps=1", "--monitors=2", "--method.channels=8", "--method.auxiliary-channels=8"]
 SIZE = ["--backbone.image-size=24", "--backbone.patch-size=4"]
@@ -133,6 +135,127 @@ def test_predictions_are_masks_with_the_values_that_were_learned_from(
     assert right / total > 0.8
     assert main(["predict", str(run / "segmenter"), f"--data={shapes}", f"--out={tmp_path / 'whole'}"]) == 0
     assert len(list((tmp_path / "whole/masks").rglob("*.png"))) == 68, "the pictures, not their masks"
+
+
+def test_predicted_masks_are_seen_in_colour_and_read_as_numbers(run: Path, shapes: Path, tmp_path: Path) -> None:
+    """A palette: the numbers are the values of the classes, the colours those of predictions.png."""
+    assert main(["predict", str(run), f"--data={shapes / 'images/test'}", f"--out={tmp_path / 'out'}"]) == 0
+    for file in (tmp_path / "out/masks").iterdir():
+        image = Image.open(file)
+        values, seen = np.asarray(image), np.asarray(image.convert("RGB"))
+        assert image.mode == "P" and set(np.unique(values)) <= set(VALUES)
+        for number, value in enumerate(VALUES):
+            assert (seen[values == value] == colour(number)).all()
+    assert len({colour(number) for number in range(255)}) == 255 and (0, 0, 0) not in map(colour, range(255))
+
+
+def test_a_picture_too_thin_for_windows_is_refused_before_any_is_predicted(run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "new").mkdir()
+    Image.new("RGB", (24, 20)).save(tmp_path / "new/a.png")
+    Image.new("RGB", (900, 3)).save(tmp_path / "new/b.png")
+    assert main(["predict", str(run), f"--data={tmp_path / 'new'}", f"--out={tmp_path / 'out'}"]) == 3
+    assert "D-38: b.png has 900 x 3 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def windows_by_hand(segmenter: Segmenter, picture: np.ndarray) -> np.ndarray:
+    """The class of each pixel: windows of 24 px every 16 px, and one at the end, of a picture with a short side of 24."""
+    mean, std = (np.array(values)[:, None, None] for values in segmenter.statistics)
+    x = torch.from_numpy((picture.transpose(2, 0, 1) / 255 - mean) / std).float()[None]
+    height, width = x.shape[-2:]
+    size = tuple(max(24, round(side * 24 / min(height, width))) for side in (height, width))
+    x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+    total, count = np.zeros((3, *size)), np.zeros(size)
+    for top in sorted({*range(0, size[0] - 24, 16), size[0] - 24}):
+        for left in sorted({*range(0, size[1] - 24, 16), size[1] - 24}):
+            with torch.no_grad():
+                found = segmenter.method.logits(x[..., top : top + 24, left : left + 24])[0]
+            total[:, top : top + 24, left : left + 24] += found.numpy()
+            count[top : top + 24, left : left + 24] += 1
+    logits = torch.from_numpy(total / count)[None]
+    return F.interpolate(logits, size=(height, width), mode="bilinear")[0].argmax(0).numpy()
+
+
+def test_evaluate_counts_the_pixels_of_all_test_pictures_with_masks(run: Path, shapes: Path, tmp_path: Path) -> None:
+    """Oracle 66 through `evaluate`: TP / (TP + FP + FN) in NumPy, of pixels pooled over the whole set, wide pictures too."""
+    data = Path(shutil.copytree(shapes, tmp_path / "data"))
+    for folder in ("images", "masks"):
+        files = [np.asarray(Image.open(data / folder / f"test/00{i}.png")) for i in (0, 1, 2, 3)]
+        Image.fromarray(np.concatenate(files, axis=1)).save(data / folder / "test/002.png")
+    (data / "masks/test/003.png").unlink()
+    segmenter, pairs = load_segmenter(str(run)), []
+    for file in sorted((data / "masks/test").iterdir()):
+        values = np.asarray(Image.open(file))
+        truth = np.select([values == value for value in VALUES], [0, 1, 2], 255)
+        found = windows_by_hand(segmenter, np.asarray(Image.open(data / "images/test" / file.name)))
+        pairs.append((truth[truth < 3], found[truth < 3]))
+    truth, found = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    iou = [((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in range(3)]
+
+    result = tutelage.evaluate("segmentation", run, data)
+    score = result.rows[-1].scores["mIoU"]
+    assert result.pictures["test"] == 7
+    # A tie of two classes may fall the other way where logits are added in another order.
+    assert score.test == pytest.approx(np.mean(iou), abs=2e-3) and result.accuracy == score.test
+    assert list(score.details["iou"].values()) == pytest.approx(iou, abs=2e-3)
+    assert score.details["pixel_accuracy"] == pytest.approx((truth == found).mean(), abs=2e-3)
+
+
+def test_without_test_masks_there_is_nothing_to_measure(run: Path, shapes: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(shapes, tmp_path / "data"))
+    for file in sorted((data / "masks/test").iterdir())[1:]:
+        file.unlink()
+    Image.fromarray(np.full((20, 24), 255, dtype=np.uint8)).save(data / "masks/test/000.png")
+    with pytest.raises(TutelageError, match="D-10: data has no masks to test on"):
+        tutelage.evaluate("segmentation", run, data)
+
+
+def test_a_held_out_part_without_masks_has_no_figure(run: Path, tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "data", {"train": 12, "val": 4, "test": 4})
+    for file in (data / "masks/val").iterdir():
+        file.unlink()
+    result = tutelage.evaluate("segmentation", run, data)
+    assert result.rows[-1].scores["mIoU"].held_out is None and "nan" not in "\n".join(result.table())
+
+
+def test_training_masks_of_which_no_pixel_counts_are_refused(shapes: Path, tmp_path: Path, capsys) -> None:
+    data = Path(shutil.copytree(shapes, tmp_path / "data"))
+    for file in (data / "masks/train").iterdir():
+        Image.fromarray(np.full((20, 24), 255, dtype=np.uint8)).save(file)
+    words = [
+        "pretrain",
+        "segment-quickstart",
+        f"--data={data}",
+        f"--out={tmp_path / 'run'}",
+        "--steps=2",
+        *SMALL,
+        *SIZE,
+    ]
+    assert main(words) == 3
+    assert "D-34: the training pictures of data have no masks in which a pixel counts" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_segmenter_is_exported_whole_to_onnx_and_else_its_encoder_with_a_word(
+    run: Path, tmp_path: Path, capsys
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert main(["export", str(run), f"--out={tmp_path / 'o'}", "--to=onnx"]) == 0
+    assert "a segmenter of 3 classes, encoder and decoder, of windows of 24 x 24 px" in capsys.readouterr().err
+    session = onnxruntime.InferenceSession(str(tmp_path / "o/model.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.randn(5, 3, 24, 24)
+    with torch.no_grad():
+        expected = load_segmenter(str(run)).method.logits(x)
+    (found,) = session.run(["logits"], {"pictures": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-4)
+    config = json.loads((tmp_path / "o/config.json").read_text())
+    assert (config["classes"], config["values"], config["size"]) == (list(CLASSES), list(VALUES), [3, 24, 24])
+    assert main(["export", str(run), f"--out={tmp_path / 't'}"]) == 0
+    assert f"note: The encoder alone: {run} also has a decoder of masks, which --to onnx" in capsys.readouterr().err
+    assert main(["export", str(run), f"--out={tmp_path / 'e'}", "--encoder-only"]) == 0
+    assert "note: The encoder alone" not in capsys.readouterr().err
 
 
 def test_masks_stay_in_their_folder_whatever_pictures_are_called(run: Path, shapes: Path, tmp_path: Path) -> None:

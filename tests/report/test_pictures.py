@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.batch import Batch, normalise
+from tutelage.batch import Batch, Objects, normalise
 from tutelage.clock import Clock
 from tutelage.data.index import Statistics
 from tutelage.decoder import DecoderSettings
@@ -23,7 +23,10 @@ from tutelage.methods.supervised import SupervisedSettings
 from tutelage.pictures import (
     HIDDEN,
     TILE,
+    Marked,
+    colour,
     denormalise,
+    detections,
     draw_step,
     hidden_pixels,
     hide,
@@ -191,3 +194,19 @@ def test_long_and_strange_names_fit_below_their_picture(tmp_path: Path) -> None:
     path = save(page, tmp_path / "sheet.png")
     assert np.asarray(page)[:, -36:].min() == 255  # nothing runs into the margin
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_boxes_have_the_names_of_their_classes_and_names_do_not_cover_each_other() -> None:
+    """Two objects in one place, and one on the lower border: three names of their colours, in three places."""
+    boxes = torch.tensor([[40.0, 40, 90, 90], [40, 40, 88, 92], [60, 110, 99, 119]])
+    found = Objects(boxes, torch.tensor([30, 31, 32]), torch.zeros(3).bool(), torch.zeros(3, 120, 160).bool())
+    classes = [f"class {i}" for i in range(40)]
+    picture = torch.zeros(3, 120, 160)
+    plain, named = (
+        np.asarray(detections([(picture, [Marked(found, scores)])], ("picture", "found"), classes, "A note.", tile=480))
+        for scores in ((), (0.9, 0.5, 0.25))
+    )
+    areas = [[int((sheet[150:] == colour(c)).all(-1).sum()) for c in (30, 31, 32)] for sheet in (plain, named)]
+    assert all(a > 600 for a in areas[0]), "each name lies on a patch of the colour of its class"
+    assert all(b > a for a, b in zip(*areas, strict=True)), "and is longer with a score"
+    assert plain[:150].tolist() == named[:150].tolist()

@@ -38,7 +38,7 @@ __all__ = [
     "open_data",
 ]
 
-TEST_SHARE = 0.2
+TEST_SHARE, HOLDOUT = 0.2, 0.1
 MAX_HELD_OUT = 10_000
 
 
@@ -84,7 +84,7 @@ class Statistics(NamedTuple):
 def open_data(
     data: str,
     *,
-    holdout: float = 0.1,
+    holdout: float = HOLDOUT,
     share: float = 1.0,
     labels: str | None = None,
     seed: int = 0,
@@ -308,7 +308,11 @@ def _divide(
         rest = np.flatnonzero(trainable & ~test)
         share = min(holdout, MAX_HELD_OUT / max(1, len(rest)))
         held_out[rest] = take(hashes[rest], labels[rest], share, "held out")
-        notes.append(f"{held_out.sum():,} of {len(rest):,} training pictures are held out of training, to watch it by")
+        notes.append(
+            f"{held_out.sum():,} of {len(rest):,} training pictures are held out of training, to watch it by"
+            if holdout
+            else f"all {len(rest):,} training pictures are trained on: none is held out to watch by"
+        )
     everything = Pictures(source, np.arange(len(source)), labels, classes, masks, instances)
     trained = trainable & ~test & ~held_out
     notes += _leaks(source, trained, held_out, test)

@@ -73,7 +73,9 @@ def list_folder(root: Path) -> Listing:
     other = +other  # without what was counted as none
     names = tuple(sorted(found))
     if not names:
-        raise DataError("D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for())
+        raise DataError(
+            "D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for(root)
+        )
     tops = [name.split("/")[0].lower() if "/" in name else "" for name in names]
     divided = bool({"train", "training"} & set(tops)) and set(tops) <= set(_PARTS)
     parts = tuple(_PARTS[top] for top in tops) if divided else ("train",) * len(names)
@@ -265,7 +267,17 @@ def _others(other: Counter[str]) -> str:
     return f" ({other.total():,} other files: {kinds})"
 
 
-def _looked_for() -> str:
+_PICKLED = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
+"""Folders that torchvision leaves, with the set that each is of."""
+
+
+def _looked_for(root: Path) -> str:
+    found = [name for name in _PICKLED if root.name == name or (root / name).is_dir()]
+    if found:
+        return (
+            f"{found[0]} holds pickles, which can run code and are not read: "
+            f"--data {_PICKLED[found[0]]} fetches the same pictures as plain bytes."
+        )
     return f"Looked for {', '.join(EXTENSIONS)}."
 
 

@@ -10,8 +10,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -20,15 +19,17 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from tutelage.batch import IGNORED
-from tutelage.data.decode import MAX_PIXELS
-from tutelage.data.reading import Unreadable, read
+from tutelage.data.mask_files import MaskLook, look_at_masks, read_values
 from tutelage.errors import DataError, listed
 
 _UNKNOWN = 254
+"""In the table of a set: a value that is no class."""
+MAX_ASPECT = 100
+"""A picture with a side more than so many times the other is refused: its short side is brought to a window's, which would
+make a picture of gigabytes of it."""
 CITYSCAPES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
@@ -61,21 +62,27 @@ class Masks:
     classes: tuple[str, ...]
     table: NDArray[np.uint8]
     """The class of each of the 256 values."""
+    shown: tuple[frozenset[int], ...]
+    """The classes that each picture's mask has a pixel of, by number; none where it has no mask, or one that counts for
+    nothing."""
 
     def read(self, i: int) -> UInt8[Tensor, "h w"]:
-        """Of picture `i`: the class of each pixel, 255 where it counts for nothing. Raises DataError D-30, D-32, D-33."""
+        """Of picture `i`: the class of each pixel, 255 where it counts for nothing.
+
+        Raises DataError D-30, D-32, D-33, all of a file that was changed since the set was opened.
+        """
         path = self.root / self.names[i]
-        values = _values(path)
+        values = read_values(path)
         found = self.table[values]
         if (found == _UNKNOWN).any():
-            wrong = sorted(set(values[found == _UNKNOWN].tolist()))
-            raise DataError(
-                "D-33",
-                f"{path} has the value{'s' * (len(wrong) > 1)} {listed([str(v) for v in wrong])}, which is no class: there "
-                f"are {len(self.classes)}.",
-                todo=f"Name all values in {self.root / 'classes.csv'}; one without a name counts for nothing.",
-            )
+            wrong = frozenset(values[found == _UNKNOWN].tolist())
+            raise _no_class(self.root, [f"{path} ({_told(wrong)})"], 1, len(self.classes))
         return torch.from_numpy(found)
+
+    def unseen(self, pictures: NDArray[np.int64]) -> list[str]:
+        """The classes that no mask of these pictures has a pixel of."""
+        seen = frozenset[int]().union(*(self.shown[i] for i in pictures.tolist()))
+        return [name for number, name in enumerate(self.classes) if number not in seen]
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -108,24 +115,66 @@ def check_layout(root: Path) -> Layout:
     )
 
 
-def open_masks(root: Path, layout: Layout, names: Iterable[str], sizes: Iterable[tuple[int, int]]) -> Masks:
-    """The masks of the pictures of these names and sizes (height, width). Raises DataError D-30 to D-34."""
+def open_masks(
+    root: Path, layout: Layout, names: Sequence[str], sizes: Sequence[tuple[int, int]], cache: Path | None = None
+) -> Masks:
+    """The masks of the pictures of these names and sizes (height, width); each is read once, to see its values.
+
+    `cache` is where what was seen of large sets is kept. Raises DataError D-30 to D-35, D-37, D-38.
+    """
+    _refuse_thin(names, sizes)
     found = tuple(_mask_of(root, layout, name) for name in names)
-    there = [(root / name, size) for name, size in zip(found, sizes, strict=True) if name]
+    there = [(name, size) for name, size in zip(found, sizes, strict=True) if name]
     if not there:
         raise DataError("D-34", f"no picture in {root / layout.pictures} has a mask in {root / layout.masks}.")
-    _check_sizes(there)
-    values = _named_values(root, layout) or _found_values([path for path, _ in there])
-    table = np.full(256, _UNKNOWN, dtype=np.uint8)
-    table[IGNORED] = IGNORED
+    looks = dict(zip((name for name, _ in there), look_at_masks(root, [name for name, _ in there], cache), strict=True))
+    _check_sizes(there, looks)
+    values = _named_values(root, layout) or _found_values(looks)
+    ignored = {IGNORED, *(value for value, name in values.items() if not name)}
+    if all(look.values <= ignored for look in looks.values()):
+        raise DataError(
+            "D-37",
+            f"no pixel of the {len(there):,} masks of {root} counts: all are 255, or a value without a name.",
+            "There is nothing to learn from them.",
+            "Save class numbers as values (255 counts for nothing), and name them in classes.csv.",
+        )
+    classes, table = _numbered(root, values)
+    _check_values(root, looks, table, len(classes))
+    shown = {name: frozenset(table[list(look.values - ignored)].tolist()) for name, look in looks.items()}
+    return Masks(root, found, classes, table, tuple(shown.get(name, frozenset()) for name in found))
+
+
+def _numbered(root: Path, values: dict[int, str]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The classes in the order of their values, and the class of each of the 256 values. Raises DataError D-34."""
     classes = [(value, name) for value, name in sorted(values.items()) if name]
-    if len(classes) < 2:
-        raise DataError("D-34", f"the masks of {root} tell {len(classes)} classes apart.", todo="Two are the least.")
-    for value in values:
-        table[value] = IGNORED
+    if not 2 <= len(classes) < _UNKNOWN:
+        raise DataError(
+            "D-34",
+            f"the masks of {root} tell {len(classes)} classes apart.",
+            "They look like pictures." if len(classes) > 2 else "",
+            f"Two are the least, {_UNKNOWN - 1} the most.",
+        )
+    table = np.full(256, _UNKNOWN, dtype=np.uint8)
+    table[[IGNORED, *values]] = IGNORED
     for number, (value, _) in enumerate(classes):
         table[value] = number
-    return Masks(root, found, tuple(name for _, name in classes), table)
+    return tuple(name for _, name in classes), table
+
+
+def check_aspect(name: str, size: tuple[int, int]) -> None:
+    """Raise D-38 for a picture too thin to be looked at in windows; `size` is (height, width)."""
+    if max(size) > MAX_ASPECT * min(size):
+        raise DataError(
+            "D-38",
+            f"{name} has {size[1]:,} x {size[0]:,} pixels: one side is more than {MAX_ASPECT} times the other.",
+            "Segmentation brings the short side to a window's, and the long one would not fit into memory.",
+            "Cut it into pieces, or take it out.",
+        )
+
+
+def _refuse_thin(names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
+    for name, size in zip(names, sizes, strict=True):
+        check_aspect(name, size)
 
 
 def _mask_of(root: Path, layout: Layout, picture: str) -> str:
@@ -136,48 +185,41 @@ def _mask_of(root: Path, layout: Layout, picture: str) -> str:
     return name if (root / name).is_file() else ""
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(read(path).data), formats=("PNG",))
-    except (Unreadable, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.reason if isinstance(error, Unreadable) else "it is no PNG"
-        raise DataError("D-30", f"the mask {path} cannot be read: {reason}.") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError("D-30", f"the mask {path} has {image.width} x {image.height} pixels, too many.")
-    if image.mode not in ("1", "L", "P"):
-        raise DataError(
-            "D-32",
-            f"the mask {path} is of mode {image.mode}, not of numbers of 8 bits.",
-            "The value of a pixel must be its class.",
-            "Save masks as grey or palette PNG with the class numbers.",
-        )
-    return image
-
-
-def _values(path: Path) -> NDArray[np.uint8]:
-    """The values of a mask, [h, w]; of a palette the indices, of one bit 0 and 1."""
-    image = _open(path)
-    try:
-        return np.asarray(image).astype(np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError("D-30", f"the mask {path} is damaged: {error}.") from error
-
-
-def _check_sizes(masks: list[tuple[Path, tuple[int, int]]]) -> None:
+def _check_sizes(masks: list[tuple[str, tuple[int, int]]], looks: dict[str, MaskLook]) -> None:
     """Raise D-31 where a mask has other sides than its picture."""
-    with ThreadPoolExecutor() as pool:
-        sizes = pool.map(lambda mask: _open(mask[0]).size, masks)
-        wrong = [
-            f"{path.name} ({width} x {height}, not {w} x {h})"
-            for (path, (h, w)), (width, height) in zip(masks, sizes, strict=True)
-            if (height, width) != (h, w)
-        ]
+    wrong = [
+        f"{Path(name).name} ({looks[name].size[1]} x {looks[name].size[0]}, not {w} x {h})"
+        for name, (h, w) in masks
+        if looks[name].size != (h, w)
+    ]
     if wrong:
         raise DataError(
             "D-31",
             f"{len(wrong):,} of {len(masks):,} masks have another size than their picture: {listed(wrong)}.",
             "A pixel of the mask must be a pixel of the picture (turned as its EXIF says).",
         )
+
+
+def _check_values(root: Path, looks: dict[str, MaskLook], table: NDArray[np.uint8], num_classes: int) -> None:
+    """Raise D-33 where a mask has a value that is no class."""
+    unknown = frozenset(np.flatnonzero(table == _UNKNOWN).tolist())
+    wrong = [f"{name} ({_told(look.values & unknown)})" for name, look in looks.items() if look.values & unknown]
+    if wrong:
+        raise _no_class(root, wrong, len(looks), num_classes)
+
+
+def _no_class(root: Path, wrong: list[str], masks: int, num_classes: int) -> DataError:
+    many = f"{len(wrong):,} of {masks:,} masks have values that are no class"
+    return DataError(
+        "D-33",
+        f"{many}: {listed(wrong)}. There are {num_classes} classes.",
+        "Of such a pixel nobody knows what it shows.",
+        f"Name all values in {root / 'classes.csv'}; one without a name counts for nothing.",
+    )
+
+
+def _told(values: frozenset[int]) -> str:
+    return listed([str(value) for value in sorted(values)])
 
 
 def _named_values(root: Path, layout: Layout) -> dict[int, str]:
@@ -204,8 +246,7 @@ def _of_csv(path: Path) -> dict[int, str]:
     return found
 
 
-def _found_values(masks: list[Path]) -> dict[int, str]:
+def _found_values(looks: dict[str, MaskLook]) -> dict[int, str]:
     """Every value that is found, named by its number."""
-    with ThreadPoolExecutor() as pool:
-        seen = set().union(*pool.map(lambda path: set(np.unique(_values(path)).tolist()), masks))
+    seen = frozenset[int]().union(*(look.values for look in looks.values()))
     return {value: str(value) for value in sorted(seen - {IGNORED})}

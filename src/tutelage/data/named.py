@@ -61,6 +61,8 @@ class CifarLayout:
     names: str
     label_bytes: int
     """The last of them is the class; CIFAR-100 has the superclass before it."""
+    pickled: tuple[str, str]
+    """What torchvision leaves instead: the same pictures in an archive and a folder of pickles, which are not read."""
 
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
@@ -73,6 +75,7 @@ CIFAR = {
         "test_batch.bin",
         "batches.meta.txt",
         1,
+        ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
     ),
     "cifar100": CifarLayout(
         "cifar-100-binary.tar.gz",
@@ -82,6 +85,7 @@ CIFAR = {
         "test.bin",
         "fine_label_names.txt",
         2,
+        ("cifar-100-python.tar.gz", "cifar-100-python"),
     ),
 }
 
@@ -169,6 +173,12 @@ def _cifar_archive(name: str, cache: Path) -> Path:
             return download.file(_CIFAR_URL + layout.archive, layout.sha256, cache / layout.archive)
         except (OSError, download.NotOurs) as error:
             tried.append(f"a download from {_CIFAR_URL + layout.archive}: {download.why(error)}")
+    pickled = [folder / file for folder in folders for file in layout.pickled]
+    tried += [
+        f"{path}: pickles, which can run code when they are read; the binary archive has the same pictures"
+        for path in pickled
+        if path.exists()
+    ]
     raise download.none_answered(name, tried)
 
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from tutelage.batch import Objects
 from tutelage.config import parse_json
 from tutelage.data.crops import resized_objects
-from tutelage.errors import DataError, MachineError, listed
+from tutelage.data.outlines import check_outline, drawn
+from tutelage.errors import DataError, listed
 
 MAX_BYTES = 2_000_000_000
 """Of a COCO file: COCO's own training part has 470 MB."""
@@ -57,7 +58,7 @@ class Instances:
     def read(self, i: int, sides: tuple[int, int] | None = None) -> Objects:
         """What lies on picture `i`, at its own size or where it was read at other `sides` (height, width).
 
-        Masks are those of the boxes where there are no outlines. Raises DataError D-44.
+        Masks are those of the boxes where there are no outlines.
         """
         height, width = self.sizes[i]
         rows = self.rows[i]
@@ -77,6 +78,7 @@ class Instances:
         count = sum(map(len, self.rows))
         crowds = sum(row["crowd"] for rows in self.rows for row in rows)
         empty = sum(not rows for rows in self.rows)
+        crowded = sum(bool(rows) and all(row["crowd"] for row in rows) for rows in self.rows)
         learned = {row["label"] for rows, part in zip(self.rows, parts, strict=True) if part == "train" for row in rows}
         untold = [name for number, name in enumerate(self.classes) if number not in learned]
         boxes = sum(row["outline"] is None for rows in self.rows for row in rows)
@@ -84,6 +86,7 @@ class Instances:
         return [
             f"{count:,} objects of {len(self.classes)} classes" + (f", {crowds:,} of them crowds" if crowds else ""),
             *([f"{empty:,} pictures have no objects, and are not trained on"] if empty else []),
+            *([f"{crowded:,} pictures have crowds alone, and are not trained on"] if crowded else []),
             *([f"warning: {boxes:,} objects have no outline: their boxes stand for it"] if boxes else []),
             *(f"warning: {n:,} objects {reason} are left out" for reason, n in left_out.items()),
             *([f"warning: no object to train on is a {listed(untold)}"] if untold else []),
@@ -112,7 +115,7 @@ def coco_files(root: Path) -> dict[str, Path]:
 
 
 def read_coco(root: Path, path: Path, part: str) -> CocoFile:
-    """A COCO file, checked. Raises DataError D-40 to D-43."""
+    """A COCO file, checked but for its outlines. Raises DataError D-40 to D-42."""
     values = _parsed(path)
     pictures, sizes = {}, {}
     base = _base(root, path, [str(image["file_name"]) for image in values["images"]])
@@ -136,15 +139,16 @@ def read_coco(root: Path, path: Path, part: str) -> CocoFile:
         if reason:
             left_out[reason] += 1
             continue
-        crowd = bool(each.get("iscrowd", 0))
-        objects[image].append(
-            {"box": box, "label": category, "crowd": crowd, "outline": each.get("segmentation") or None}
-        )
+        told = {"id": each.get("id"), "outline": each.get("segmentation") or None}
+        objects[image].append({"box": box, "label": category, "crowd": bool(each.get("iscrowd", 0)), **told})
     return CocoFile(path, part, pictures, sizes, objects, categories, left_out)
 
 
 def instances_of(files: list[CocoFile], names: tuple[str, ...], sizes: tuple[tuple[int, int], ...]) -> Instances:
-    """The objects of the pictures of these names and sizes (height, width), in their order. Raises DataError D-41, D-43."""
+    """The objects of the pictures of these names and sizes (height, width), in their order.
+
+    Raises DataError D-41, D-43, and D-44 for an outline that could not be drawn: now, and not when its picture is read.
+    """
     categories = files[0].categories
     for other in files[1:]:
         if other.categories != categories:
@@ -164,14 +168,38 @@ def instances_of(files: list[CocoFile], names: tuple[str, ...], sizes: tuple[tup
         if file.sizes[image] != size:
             (h, w), (height, width) = file.sizes[image], size
             wrong.append(f"{name} ({w} x {h}, not {width} x {height})")
-        rows.append(tuple({**row, "label": numbers[row["label"]]} for row in file.objects[image]))
+        rows.append(tuple(_told(row, numbers) for row in file.objects[image]))
     if wrong:
         raise DataError(
             "D-43",
             f"{len(wrong):,} of {len(names):,} pictures have another size than their COCO file says: {listed(wrong)}.",
             "Boxes and outlines would lie beside what they are of.",
         )
+    for name in names:
+        file, image = places[name]
+        _check_outlines(file, image)
     return Instances(tuple(categories[c] for c in numbers), tuple(numbers), sizes, tuple(rows))
+
+
+def _told(row: dict[str, Any], numbers: dict[int, int]) -> dict[str, Any]:
+    """An object with the number of its class, without its own."""
+    return {name: value for name, value in row.items() if name != "id"} | {"label": numbers[row["label"]]}
+
+
+def _check_outlines(file: CocoFile, image: int) -> None:
+    """Raise D-44."""
+    for row in file.objects[image]:
+        if row["outline"] is None:
+            continue
+        try:
+            check_outline(row["outline"], *file.sizes[image])
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise DataError(
+                "D-44",
+                f"{file.path}: the outline of the object {row['id']} on {file.pictures[image]} cannot be drawn: {error}. "
+                f"It begins {json.dumps(row['outline'])[:80]}.",
+                todo="Mend it, or leave it out: then the box stands for it.",
+            ) from error
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -194,18 +222,23 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _base(root: Path, path: Path, names: list[str]) -> str:
-    """Where below the root the pictures of a file lie, with a slash behind. Raises DataError D-42."""
+    """Where below the root the pictures of a file lie, with a slash behind: where most of them are. Raises DataError D-42."""
+    if not names:
+        raise DataError("D-42", f"{path} names no pictures.", "There is nothing to learn from or to test on.")
     year = _FILES.fullmatch(path.name)
-    folders = ["images/", f"{year[1]}{year[2] or ''}/" if year else "", ""]
-    base = next((folder for folder in folders if names and (root / folder / names[0]).is_file()), "images/")
-    missing = [name for name in names if not (root / base / name).is_file()]
-    if missing or not names:
-        raise DataError(
-            "D-42",
-            f"{path} names {len(names):,} pictures, and {len(missing):,} are not in {root / base}: {listed(missing)}.",
-            todo=f"Put them there; {', '.join(folder for folder in folders if folder)} and {root} itself are looked into.",
-        )
-    return base
+    folders = ["images/", *([f"{year[1]}{year[2] or ''}/"] if year else []), ""]
+    base, missing = folders[0], names
+    for folder in folders:
+        absent = [name for name in names if not (root / folder / name).is_file()]
+        if len(absent) < len(missing):
+            base, missing = folder, absent
+        if not missing:
+            return base
+    raise DataError(
+        "D-42",
+        f"{path} names {len(names):,} pictures, and {len(missing):,} are not in {root / base}: {listed(missing)}.",
+        todo=f"Put them there; {', '.join(folder for folder in folders if folder)} and {root} itself are looked into.",
+    )
 
 
 def _number(path: Path, values: dict[str, Any], name: str) -> int:
@@ -230,69 +263,10 @@ def _box(path: Path, values: dict[str, Any], size: tuple[int, int]) -> tuple[tup
 
 
 def _mask(row: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
-    """The pixels of an object, by its polygons or run lengths; those of its box where it has no outline."""
-    outline = row["outline"]
-    if outline is None:
-        x0, y0, x1, y1 = row["box"]
-        mask = np.zeros((height, width), dtype=np.bool_)
-        mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
-        return mask
-    try:
-        return _of_runs(outline, height, width) if isinstance(outline, dict) else _of_polygons(outline, height, width)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise DataError(
-            "D-44", f"an outline cannot be drawn: {error}. It begins {json.dumps(outline)[:80]}."
-        ) from error
-
-
-def _of_polygons(polygons: Any, height: int, width: int) -> NDArray[np.bool_]:
-    """The pixels inside any of the polygons, lists of x and y by turns, by COCO's own rule."""
-    for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(isinstance(v, int | float) and abs(v) < 1e6 for v in polygon)
-        if not numbers or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("a polygon takes three points or more, x and y of each")
-    coco = coco_masks()
-    return np.array(coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))), dtype=np.bool_)
-
-
-def _of_runs(runs: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
-    """Run lengths by columns, of pixels outside and inside by turns, as numbers or as COCO's text."""
-    counts = _lengths(runs["counts"]) if isinstance(runs["counts"], str) else runs["counts"]
-    whole = all(isinstance(count, int) and count >= 0 for count in counts)
-    if list(runs["size"]) != [height, width] or not whole or sum(counts) != height * width:
-        raise ValueError(f"its run lengths are not those of {width} x {height} pixels")
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(inside, counts).reshape(width, height).T
-
-
-def _lengths(text: str) -> list[int]:
-    """COCO's compressed run lengths: five bits a character, the lowest first, from the fourth on as differences."""
-    counts: list[int] = []
-    value = place = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << 5 * place
-        place += 1
-        if not bits & 32:
-            value -= (bits & 16) and 1 << 5 * place
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = place = 0
-    return counts
-
-
-def coco_masks() -> Any:
-    """Pycocotools' masks. Raises MachineError R-12 where it is not installed."""
-    return pycocotools("mask")
-
-
-def pycocotools(module: Literal["coco", "cocoeval", "mask"]) -> Any:
-    """A module of pycocotools. Raises MachineError R-12 where it is not installed."""
-    try:
-        from pycocotools import coco, cocoeval, mask
-
-        return {"coco": coco, "cocoeval": cocoeval, "mask": mask}[module]
-    except ImportError as error:
-        raise MachineError(
-            "R-12", "pycocotools is not installed.", "It draws polygons, and judges what was found.",
-            "Install it: pip install 'tutelage[detection]'.",
-        ) from error  # fmt: skip
+    """The pixels of an object, by its outline; those of its box where it has none."""
+    if row["outline"] is not None:
+        return drawn(row["outline"], height, width)
+    x0, y0, x1, y1 = row["box"]
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
+    return mask

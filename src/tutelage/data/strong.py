@@ -1,6 +1,10 @@
 """The strong view that guessed labels are learned from: crop, flip, RandAugment and erasing, as Semi-ViT's.
 
-RandAugment is timm's `rand-m9-mstd0.5-inc1` (Cubuk et al., 2020, with magnitudes that all grow), over torchvision's kernels.
+RandAugment is timm's `rand-m9-mstd0.5-inc1` (Cubuk et al., 2020, with magnitudes that all grow): its fifteen operations, levels
+and chances, over torchvision's kernels (docs/design.md says why it is not timm's own). What differs: pixels between pixels are
+bilinear, where MAE's code asks timm for bicubic ones; what comes in from outside is grey (128, timm's default) and blended into
+the border, where MAE's code gives ImageNet's mean; colours and contrast may differ by one of 255; a grey picture keeps its one
+channel; posterising at magnitude 10 leaves black, as timm's did until Pillow refused it.
 """
 
 import math
@@ -66,9 +70,10 @@ def _moved(
 ) -> Tensor:
     """Turned and sheared by degrees, shifted by shares of width and height."""
     fill = GREY if x.dtype == torch.uint8 else GREY / 255
-    pixels = [round(shift[0] * x.shape[-1]), round(shift[1] * x.shape[-2])]
+    pixels = [shift[0] * x.shape[-1], shift[1] * x.shape[-2]]
+    centre = [0.0, 0.0] if any(shear) else None  # sheared about the top left corner, turned about the middle
     return tv.affine(  # type: ignore[no-any-return]
-        x, angle, pixels, 1.0, list(shear), interpolation=InterpolationMode.BILINEAR, fill=[float(fill)]
+        x, angle, pixels, 1.0, list(shear), InterpolationMode.BILINEAR, fill=[float(fill)], center=centre
     )
 
 
@@ -85,7 +90,9 @@ def _full(x: Tensor) -> float:
 
 
 def _solarised(x: Tensor, strength: float, sign: float) -> Tensor:
-    return tv.solarize(x, _full(x) * (1 - strength))  # type: ignore[no-any-return]
+    """What is as bright as the threshold becomes its negative: of 256 levels none at strength 0, all at 1."""
+    full = _full(x)
+    return torch.where(x >= (256 - int(256 * strength)) * full / 255, tv.invert(x), x)
 
 
 def _solarised_after_adding(x: Tensor, strength: float, sign: float) -> Tensor:

@@ -131,7 +131,7 @@ class Keeper:
         with alone():
             answer = self.watch.ask(self.method, clock)
         self.run.append("monitors.jsonl", answer)
-        self.progress.say(_answer(answer))
+        self.progress.say(_answer(answer, unseen=self.watch.unseen))
         accuracy = next((answer[name] for name in CHOSEN_BY if name in answer), None)
         if accuracy is None or clock.step == 0 or not self.settings.chooses_best:
             return None
@@ -153,7 +153,7 @@ CHOSEN_BY = ("mask_ap", "box_ap", "miou", "classifier_accuracy", "knn_accuracy")
 """By what the best checkpoint is chosen: the first of these that a method answers with."""
 
 
-def _answer(answer: dict[str, Any]) -> str:
+def _answer(answer: dict[str, Any], *, unseen: bool) -> str:
     names = {
         "miou": "mIoU {:.1%}",
         "box_ap": "AP of boxes {:.1%}",
@@ -167,4 +167,4 @@ def _answer(answer: dict[str, Any]) -> str:
         "feature_std": "feature std {:.2f}",
     }
     told = [text.format(answer[name]) for name, text in names.items() if name in answer]
-    return f"watch   step {answer['step']} · held out: {' · '.join(told)}"
+    return f"watch   step {answer['step']} · {'held out' if unseen else 'trained on'}: {' · '.join(told)}"

@@ -1,10 +1,12 @@
 """A run from settings to a finished run folder: open, build, go on where it stopped, train, export, report."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage.clock import Clock, total_steps
 from tutelage.data.index import Data, Statistics, measure_statistics, open_data
@@ -31,6 +33,7 @@ from tutelage.engine.watch import Watch
 from tutelage.errors import DataError, SettingsError
 from tutelage.export import Coverage, init_from
 from tutelage.method import Method
+from tutelage.teacher import EMATeacher
 from tutelage.weights import IMAGENET
 
 
@@ -176,7 +179,18 @@ def build(
         statistics = IMAGENET
     else:
         statistics = measure_statistics(data.train)
-    return settings.method.build(vit, len(data.train.learned)), statistics, coverage
+    given = set(vit.parameters())
+    method = settings.method.build(vit, len(data.train.learned))
+    if coverage:
+        coverage = replace(coverage, fresh=_fresh(method, given))
+    return method, statistics, coverage
+
+
+def _fresh(method: Method, given: set[nn.Parameter]) -> tuple[str, ...]:
+    """The parts of a method, by name, that are none of the encoder's `given` parameters nor an average of them."""
+    averaged = {p for module in method.modules() if isinstance(module, EMATeacher) for p in module.parameters()}
+    fresh = [name for name, p in method.named_parameters() if p not in given | averaged]
+    return tuple(dict.fromkeys(re.sub(r"^((student|branch)\.)*(\w+).*", r"\3", name) for name in fresh))
 
 
 def new_clock(settings: RunSettings[Any], data: Data, feeds: Feeds) -> Clock:

@@ -27,7 +27,7 @@ from tutelage.engine.train import Numerics
 from tutelage.method import Method, Output
 from tutelage.methods.detection import Detection
 from tutelage.monitors import classified, feature_std, knn_accuracy, monitor, rank_me, tagged
-from tutelage.pictures import detections, draw_step, neighbours, segmentations
+from tutelage.pictures import Marked, detections, draw_step, neighbours, segmentations
 from tutelage.sheet import save
 
 BANK = 2_000
@@ -62,6 +62,11 @@ class Watch:
             looked = min(looked, settings.micro_batch or settings.batch_size // world_size())
         self.batch = {name: feed.stream.batch(np.arange(looked)) for name, feed in feeds.items()}
         self._kept: dict[str, list[Batch]] = {}
+
+    @property
+    def _whose(self) -> str:
+        """How captions call the pictures that are asked."""
+        return "Held-out" if self.unseen else "Training"
 
     def due(self, clock: Clock) -> bool:
         """Whether the step that led to `clock` is one after which to ask: before the first, and spread over the run."""
@@ -166,7 +171,7 @@ class Watch:
             self._draw_objects(method, folder)
         if self.queries.of_parts:
             labels = torch.full_like(labels, -1)
-        sheet = neighbours(views, features, labels=labels, classes=self.queries.classes)
+        sheet = neighbours(views, features, labels=labels, classes=self.queries.classes, whose=self._whose)
         sheet.save(folder / "neighbours.png")
 
     def _draw_masks(self, method: Method, folder: Path) -> None:
@@ -174,16 +179,18 @@ class Watch:
         logits = self._logits(method, batch)
         assert logits is not None and batch.masks is not None
         items = list(zip(to_unit(batch.views[0]), batch.masks, logits.argmax(1), strict=True))[:SHOWN]
-        note = "Held-out pictures, what is known of each pixel, and what is predicted. Pixels without a colour do not count."
+        note = f"{self._whose} pictures, what is known of each pixel, and what is predicted."
+        note += " Pixels without a colour do not count."
         sheet = segmentations(items, ("picture", "known", "predicted"), self.queries.classes, note)
         save(sheet, folder / "masks.png")
 
     def _draw_objects(self, method: Detection, folder: Path) -> None:
         items = []
         for picture, truth in self._with_objects(SHOWN):
-            found = self._find(method, picture).as_objects((picture.shape[-2], picture.shape[-1]), 0.5)
-            items.append((to_unit(picture), (truth, found)))
-        note = "Held-out pictures, what is known to lie there, and what is found with a probability of a half or more."
+            found = self._find(method, picture).surer(0.5)
+            shown = Marked(found.as_objects((picture.shape[-2], picture.shape[-1])), tuple(found.scores.tolist()))
+            items.append((to_unit(picture), (Marked(truth), shown)))
+        note = f"{self._whose} pictures, what is known to lie there, and what is found with a score of 50% or more."
         save(detections(items, ("picture", "known", "found"), self.queries.classes, note), folder / "objects.png")
 
     def sample(self) -> Tensor:

@@ -14,7 +14,7 @@ from tutelage.detections import Found
 from tutelage.detector import Detector, find, load_detector
 from tutelage.errors import DataError
 from tutelage.evaluation.features import Say, normalised
-from tutelage.evaluation.parts import Parts, asked, known_parts, refuse_other_classes
+from tutelage.evaluation.parts import Parts, asked, holdout_of, known_parts, refuse_other_classes
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 
 VERSION = 1
@@ -31,7 +31,7 @@ def evaluate_detection(
     """
     start, detector = time.perf_counter(), load_detector(where)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    opened = open_data(data, annotation="objects")
+    opened = open_data(data, annotation="objects", holdout=holdout_of(where))
     refuse_other_classes(where, detector.classes, "finds other kinds of objects", data, opened.train.classes)
     if not len(opened.test.labelled()):
         raise DataError("D-10", f"{opened.name} has no objects to test on.")

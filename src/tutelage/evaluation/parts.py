@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tutelage.classifiers import Classifier
-from tutelage.data.index import Data, Pictures
+from tutelage.config import read_json
+from tutelage.data.index import HOLDOUT, Data, Pictures
 from tutelage.detector import Detector
 from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Features
 from tutelage.segmenter import Segmenter
+from tutelage.weights import reading
 
 
 class Parts(NamedTuple):
@@ -81,8 +84,24 @@ def known_parts(data: Data) -> tuple[Parts, list[str]]:
     return Parts(data.train.labelled(), data.held_out.labelled(), data.test.labelled()), notes
 
 
-def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
-    """The parts that classifiers learn from, and what to say about them. Raises DataError D-10 or D-15."""
+def holdout_of(where: str) -> float:
+    """The share of pictures that the run in `where`, or that wrote the folder `where`, held out of its training.
+
+    The default where it is no run, as then nothing is known. Held-out pictures that were trained on would tell nothing.
+    """
+    path = Path(where).expanduser()
+    for place in (path, path.parent):
+        if (place / "settings.json").is_file():
+            with reading(place):
+                return float(read_json(place / "settings.json").get("holdout", HOLDOUT))
+    return HOLDOUT
+
+
+def labelled_parts(data: Data, *, choosing: bool = True) -> tuple[Parts, list[str]]:
+    """The parts that classifiers learn from, and what to say about them; where nothing is chosen none need be held out.
+
+    Raises DataError D-10 or D-15.
+    """
     parts, notes = known_parts(data)
     counts = {name: len(part) for name, part in parts._asdict().items()}
     if not any(counts.values()):
@@ -92,7 +111,7 @@ def labelled_parts(data: Data) -> tuple[Parts, list[str]]:
             "Accuracy cannot be measured without them.",
             "Give class folders, or a CSV file with the columns path and label.",
         )
-    empty = [name.replace("_", "-") for name, count in counts.items() if not count]
+    empty = [name.replace("_", "-") for name, count in counts.items() if not count and (choosing or name != "held_out")]
     if empty:
         raise DataError(
             "D-10", f"{data.name} has no labelled {' and no '.join(empty)} pictures.", todo="Label more of them."

@@ -18,7 +18,7 @@ class Score(NamedTuple):
     """None where no picture was held out, because nothing was to be chosen."""
     test: float
     details: dict[str, Any]
-    """What was chosen (learning rate, C), or the test accuracy for each k."""
+    """What was chosen (learning rate, C), the test accuracy for each k, or as the mean over classes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ class Evaluation:
         return [*lines, f"{what} {100 * self.accuracy:.2f} % ({self.encoder}, {self.seconds:.1f} s)"]
 
 
+_NAMED = {"mean_per_class": "mean per class", **{name: name for name in ("ap50", "ap75", "small", "medium", "large")}}
+"""Details that are worth a line, and how it calls them."""
+
+
 def _lines(row: Row) -> Iterator[str]:
     """A line for each token; where there are deviations, the accuracy and deviation of each k behind it; for masks and
     objects one for each class.
@@ -107,9 +111,7 @@ def _lines(row: Row) -> Iterator[str]:
         held_out = "" if score.held_out is None else f"{100 * score.held_out:.2f}"
         line = f"  {name:<18} {token:<7} {held_out:>9} {100 * score.test:>7.2f} {mark:<2}{by_k}"
         yield line.rstrip()
-        more = {
-            name: score.details[name] for name in ("ap50", "ap75", "small", "medium", "large") if name in score.details
-        }
+        more = {label: score.details[name] for name, label in _NAMED.items() if name in score.details}
         for of, value in (more | score.details.get("ap", {}) | score.details.get("iou", {})).items():
             yield f"    {of:<34} {'' if value is None else f'{100 * value:.2f}':>7}"
 

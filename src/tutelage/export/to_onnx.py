@@ -1,7 +1,9 @@
-"""Encoders and classifiers out as one ONNX graph, for onnxruntime and whatever else reads it."""
+"""Encoders, classifiers and segmenters out as one ONNX graph, for onnxruntime and whatever else reads it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -28,29 +30,44 @@ def write_onnx(vit: VisionTransformer, folder: Path, statistics: Statistics, *, 
         MachineError: R-12, onnx, onnxscript or onnxruntime is not installed; R-03, the folder cannot be written.
 
     """
-    check_installed()
     graph = _Graph(to_compare(vit)).eval()
-    values = {
-        "format": "onnx",
-        "input": "pictures",
-        "outputs": graph.outputs,
-        "size": [int(vit.patch_embed.proj.in_channels), *map(int, vit.patch_embed.img_size)],
-        "mean": list(statistics.mean),
-        "std": list(statistics.std),
-        "classes": list(classes),
-    }
+    values = described(vit, statistics, graph.outputs) | {"classes": list(classes)}
+    return write_graph(graph, graph.outputs, vit, folder, values, todo="Export it --to timm, and tell us.")
+
+
+def write_graph(
+    graph: nn.Module, outputs: list[str], vit: VisionTransformer, folder: Path, values: dict[str, Any], *, todo: str
+) -> float:
+    """Write FOLDER/model.onnx, what `graph` makes of pictures for `vit`, and its config.json; the largest difference.
+
+    `graph` evaluates in float32 on the CPU and gives a tuple of as many tensors as `outputs` has names. Raises as
+    `write_onnx` does; `todo` says what to do where onnxruntime computes something else.
+    """
+    check_installed()
+
+    def pictures(count: int) -> Tensor:
+        return noise(vit, count)
 
     def write(place: Path) -> None:
         (place / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        _trace(graph, place / "model.onnx")
+        _trace(graph, outputs, pictures, place / "model.onnx")
 
-    return write_proven(
-        folder,
-        write,
-        lambda place: _difference(graph, place / "model.onnx"),
-        reader="onnxruntime",
-        todo="Export it --to timm, and tell us.",
-    )
+    def difference(place: Path) -> float:
+        return _difference(graph, outputs, pictures, place / "model.onnx")
+
+    return write_proven(folder, write, difference, reader="onnxruntime", todo=todo)
+
+
+def described(vit: VisionTransformer, statistics: Statistics, outputs: list[str]) -> dict[str, Any]:
+    """What config.json says of any graph: its input and outputs, and what pictures must look like."""
+    return {
+        "format": "onnx",
+        "input": "pictures",
+        "outputs": outputs,
+        "size": [int(vit.patch_embed.proj.in_channels), *map(int, vit.patch_embed.img_size)],
+        "mean": list(statistics.mean),
+        "std": list(statistics.std),
+    }
 
 
 class _Graph(nn.Module):
@@ -79,16 +96,16 @@ def check_installed() -> None:
 
 
 @torch.no_grad()
-def _trace(graph: _Graph, file: Path) -> None:
-    pictures = noise(graph.vit, 2)
-    graph(pictures)  # what it keeps for its size is computed before it is traced
+def _trace(graph: nn.Module, outputs: list[str], pictures: Callable[[int], Tensor], file: Path) -> None:
+    two = pictures(2)
+    graph(two)  # what it keeps for its size is computed before it is traced
     size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
     torch.onnx.export(
         graph,
-        (pictures,),
+        (two,),
         str(file),
         input_names=["pictures"],
-        output_names=graph.outputs,
+        output_names=outputs,
         dynamic_shapes={"pictures": {0: torch.export.Dim("batch")}},
         external_data=size > LARGEST_FILE,
         dynamo=True,
@@ -108,15 +125,13 @@ def _forget_paths(file: Path) -> None:
 
 
 @torch.no_grad()
-def _difference(graph: _Graph, file: Path) -> float:
+def _difference(graph: nn.Module, outputs: list[str], pictures: Callable[[int], Tensor], file: Path) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     differ = []
     for count in (1, 3):
-        pictures = noise(graph.vit, count)
-        for ours, theirs in zip(
-            graph(pictures), session.run(graph.outputs, {"pictures": pictures.numpy()}), strict=True
-        ):
+        x = pictures(count)
+        for ours, theirs in zip(graph(x), session.run(outputs, {"pictures": x.numpy()}), strict=True):
             differ.append((ours - torch.from_numpy(theirs)).abs().max())
     return float(torch.stack(differ).max())

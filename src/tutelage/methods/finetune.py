@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from tutelage.batch import Batch, Stream
-from tutelage.clock import Clock
-from tutelage.config import NonNegative, Share
+from tutelage.clock import Clock, CosineMomentum
+from tutelage.config import NonNegative, Ratio, Share
 from tutelage.encoder import mean_pooled, with_head
+from tutelage.errors import SettingsError
 from tutelage.heads import Pool, check_classes_shown, classify, linear_head
 from tutelage.losses import cross_entropy, soft_cross_entropy
 from tutelage.method import Method, MethodSettings, Output
 from tutelage.mixing import smoothed
-from tutelage.teacher import EMATeacher, TeacherSettings, check_teacher
+from tutelage.teacher import EMATeacher, TeacherSettings
 
 
 class FinetuneSettings(MethodSettings):
@@ -39,10 +40,11 @@ class FinetuneSettings(MethodSettings):
     """Probability that a micro-batch is mixed at all."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of each label that is spread evenly over all classes."""
-    teacher: TeacherSettings | None = None
-    """Average the classifier into a teacher, as DeiT's EMA; none by default, as MAE's."""
+    ema: Ratio | None = None
+    """Keep an average of encoder and classifier, of which this much stays at each step (DeiT's 0.9999 or 0.99996, over about
+    1 / (1 - ema) steps); none by default, as MAE's."""
     hands_on: Literal["student", "teacher"] = "student"
-    """Whose encoder and classifier the run is judged by and exports."""
+    """Whose encoder and classifier the run is judged by and exports: those that learn, or with `ema` their average."""
 
     @property
     def streams(self) -> dict[str, Stream]:
@@ -50,8 +52,19 @@ class FinetuneSettings(MethodSettings):
         return {"train": Stream(views=(self.view,), labels="known")}
 
     def check(self, grid: tuple[int, int], pictures: int) -> None:
-        """Refuse to hand on a teacher that is not there."""
-        check_teacher(self.teacher, hands_on=self.hands_on)
+        """Refuse to hand on an average that is not kept."""
+        if self.hands_on == "teacher" and self.ema is None:
+            raise SettingsError(
+                "C-24",
+                "method.hands_on is 'teacher', but no average is kept.",
+                todo="Keep one with --method.ema 0.9999, or hand on the student.",
+            )
+
+    def notes(self, num_patches: int, pictures: int) -> list[str]:
+        """Whether an average is kept that nobody is given."""
+        if self.ema is None or self.hands_on == "teacher":
+            return []
+        return ["note    the average is kept beside; --method.hands-on teacher judges the run by it and exports it"]
 
     def check_classes(self, data: str, shown: int) -> None:
         """Refuse training pictures without labels, or all of one class."""
@@ -80,8 +93,9 @@ class Finetune(Method):
         kinds = {v2.MixUp: s.mixup, v2.CutMix: s.cutmix}
         with torch.device("cpu"):  # they draw there, wherever the method is built
             self._mixes = [mix(alpha=alpha, num_classes=num_classes) for mix, alpha in kinds.items() if alpha > 0]
-        if s.teacher:
-            self.teacher = EMATeacher(s.teacher, encoder=self.student, head=self.head)
+        if s.ema is not None:
+            average = TeacherSettings(every="step", momentum=CosineMomentum(start=s.ema, end=s.ema))
+            self.teacher = EMATeacher(average, encoder=self.student, head=self.head)
 
     def forward(self, batch: dict[str, Batch], clock: Clock) -> Output:
         """Cross-entropy with smoothed labels, in training mixed with the pictures in pairs."""
@@ -96,7 +110,7 @@ class Finetune(Method):
 
     def after_step(self, clock: Clock) -> None:
         """The average follows, where there is one."""
-        if self.settings.teacher:
+        if self.settings.ema is not None:
             self.teacher.update(clock, encoder=self.student, head=self.head)
 
     @property

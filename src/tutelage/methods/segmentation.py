@@ -51,9 +51,14 @@ class SegmentationSettings(MethodSettings):
         """Any size of picture and batch will do."""
 
     def check_classes(self, data: str, shown: int) -> None:
-        """Refuse training pictures without masks."""
+        """Refuse training pictures without masks. Raises DataError D-34."""
         if shown == 0:
-            raise DataError("D-34", f"the training pictures of {data} have no masks.")
+            raise DataError(
+                "D-34",
+                f"the training pictures of {data} have no masks in which a pixel counts.",
+                "There is nothing to learn from.",
+                "Give some of them masks with the values of classes; 255 counts for nothing.",
+            )
 
     def build(self, vit: VisionTransformer, num_classes: int = 0) -> "Segmentation":
         """A decoder of `num_classes` classes on an encoder, whose positions learn too."""

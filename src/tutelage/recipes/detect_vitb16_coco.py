@@ -4,8 +4,8 @@
 
 COCO has annotations/instances_{train,val}2017.json, train2017 and val2017. Short sides of 480 to 800 px, half of the pictures
 after DETR's crop, layer decay 0.75, drop path 0.2, 500 steps of warm-up, a tenth of the learning rate from epoch 9 and again
-from 11. Pictures lie on a square of 1344 px, so that upright ones fit. A tenth of the training pictures is held out to watch
-by; --holdout 0 trains on all.
+from 11. Pictures lie on a square of 1344 px, so that upright ones fit. Every training picture is trained on
+(docs/methods/finetune.md says how such a run is watched).
 Source: CAE, published code, whose protocol PseudoMAE's Table 5 is read by (docs/methods/detection.md).
 Expected: AP of boxes 49.7 and of masks 43.1 with PseudoMAE's encoder, 48.4 and 42.6 with MAE's after 1,600 epochs (Table 5).
 Not verified here.

@@ -1,4 +1,4 @@
-"""Fine-tuning, ViT-L/16, 50 epochs on ImageNet-1K: MAE's, and the appendix of PseudoMAE.
+"""Fine-tuning, ViT-L/16, 50 epochs on ImageNet-1K: MAE's.
 
     torchrun --nproc-per-node 8 -m tutelage finetune ENCODER --data IMAGENET --recipe finetune-vitl16
 

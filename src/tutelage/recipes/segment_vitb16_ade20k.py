@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 8 -m tutelage segment RUN --data ADEChallengeData2016 --recipe segment-vitb16-ade20k
 
 Crops of 512 px of pictures at 50 to 200 %, layer decay 0.65, drop path 0.1, 1,500 steps of warm-up, then a straight line to 0.
-A tenth of the 20,210 pictures is held out to watch by; --holdout 0 trains on all. PseudoMAE's main text says that it "follows
-MAE", its appendix gives these (docs/methods/segmentation.md).
+All 20,210 pictures are trained on (docs/methods/finetune.md says how such a run is watched). PseudoMAE's main text says that it
+"follows MAE", its appendix gives these (docs/methods/segmentation.md).
 Source: PseudoMAE (arXiv:2406.17450), appendix and Table 4; SdAE and CAE, published code.
 Expected: mIoU 49.1 with PseudoMAE's encoder after 300 epochs, 48.6 with SdAE's, 48.1 with MAE's after 1,600 (Table 4).
 Not verified here.

@@ -3,7 +3,7 @@
     tutelage pretrain semi-mae-quickstart --data fashion-mnist --labels 250
 
 FixMatch (see fixmatch-quickstart) with a masked autoencoder beside it, on the same encoder, which weighs as much.
-Source: ours, for a first try; no paper has this setting.
+Source: ours; no paper has this setting.
 Expected: docs/results.md has what was measured here, if anything was.
 """
 

@@ -112,7 +112,7 @@ def verdict(
         "misled": _misled(monitors),
     }
     progress, trend = _trend(metrics, monitors)
-    notes = [*_notes(metrics), *_events(metrics, events)]
+    notes = [*_unwatched(settings), *_notes(metrics), *_events(metrics, events)]
     broken = any(reason.mark == "bad" for reason in found["numbers"])
     if not broken and _too_short(metrics):
         last = int(metrics[-1]["step"]) if metrics else 0
@@ -280,6 +280,13 @@ def _moved(fall: float) -> str:
 
 
 # --- worth a word -----------------------------------------------------------------------------------------------------
+
+
+def _unwatched(settings: dict[str, Any]) -> list[Reason]:
+    if settings.get("holdout") != 0:
+        return []
+    text = "No picture was held out (--holdout 0): nothing here is of pictures that it has not seen."
+    return [Reason("note", text, "Judge it by tutelage evaluate.")]
 
 
 def _notes(metrics: Sequence[Row]) -> list[Reason]:
