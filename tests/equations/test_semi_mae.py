@@ -33,6 +33,7 @@ from equations.tiny import (
 from tutelage.api import settings_for
 from tutelage.batch import Batch, shared_out
 from tutelage.clock import Clock, CosineMomentum
+from tutelage.engine.settings import RunSettings
 from tutelage.errors import DataError, SettingsError
 from tutelage.method import Method
 from tutelage.methods.supervised import SupervisedSettings
@@ -248,11 +249,15 @@ def test_streams_are_shared_out_and_ask_for_what_the_branch_needs() -> None:
         shared_out(60, asked)
 
 
+def seven_to_one(**changes: int) -> RunSettings[Any]:
+    return settings_for("semi-mae-quickstart", method={"unlabelled_ratio": 7}, **changes)
+
+
 def test_the_batch_that_is_offered_to_three_processes_is_one_that_they_can_share() -> None:
     for batch_size in (32, 30, 25):
         with pytest.raises(SettingsError, match=r"C-25: .*Use a batch_size of 24\.$"):
-            settings_for("semi-mae-quickstart", batch_size=batch_size).check(3)
-    settings_for("semi-mae-quickstart", batch_size=24).check(3)
+            seven_to_one(batch_size=batch_size).check(3)
+    seven_to_one(batch_size=24).check(3)
 
 
 @pytest.mark.parametrize(
@@ -266,13 +271,13 @@ def test_the_batch_that_is_offered_to_three_processes_is_one_that_they_can_share
 def test_parts_of_a_batch_that_processes_cannot_share_are_refused_with_what_would_do(
     world: int, changes: dict[str, int], told: str, better: dict[str, int]
 ) -> None:
-    settings = settings_for("semi-mae-quickstart", **changes)
+    settings = seven_to_one(**changes)
     if not better:  # one labelled picture each
         settings.check(world)
         return
     with pytest.raises(SettingsError, match=f"C-25: the .* pictures of a batch cannot be shared {told}"):
         settings.check(world)
-    settings_for("semi-mae-quickstart", **changes | better).check(world)
+    seven_to_one(**changes | better).check(world)
 
 
 def test_what_cannot_work_is_refused() -> None:

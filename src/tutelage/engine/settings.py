@@ -196,9 +196,10 @@ class RunSettings(Settings, Generic[M]):
                 "C-25", f"batch_size {self.batch_size} is less than a picture for each of {world} processes."
             )
         if self.batch_size % (world * micro):
+            passes = f" x micro_batch {micro}" if self.micro_batch else ""
             raise SettingsError(
                 "C-25",
-                f"batch_size {self.batch_size} is no multiple of {world} processes x micro_batch {micro}.",
+                f"batch_size {self.batch_size} is no multiple of {world} processes{passes}.",
                 "Every process takes the same number of pictures in every pass.",
                 f"Use a batch_size of {max(1, round(self.batch_size / unit)) * unit}.",
             )
