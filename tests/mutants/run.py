@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SEED = ("src", "tests", "pyproject.toml")
+SEED = ("src", "tests", "docs", "pyproject.toml")
 
 
 @dataclass(frozen=True)
