@@ -12,10 +12,11 @@ def some():
 
 
 def test_features_of_a_part_are_computed_when_asked_for_and_once():
-    computed = []
+    computed, names = [], []
 
-    def compute(part):
+    def compute(part, name):
         computed.append(len(part))
+        names.append(name)
         x = torch.full((len(part), 2), float(len(computed)))
         return Features(x, -x, torch.as_tensor(part.labels))
 
@@ -25,6 +26,7 @@ def test_features_of_a_part_are_computed_when_asked_for_and_once():
     assert computed == [7]
     found = [seen.split(token, "cpu") for token in ("cls", "mean")]
     assert sorted(computed) == [5, 6, 7]
+    assert dict(zip(computed, names, strict=True)) == {5: "training", 6: "held out", 7: "test"}
     assert torch.equal(found[0].test.x, -found[1].test.x)
     assert [len(part.y) for part in found[0]] == [5, 6, 7]
 

@@ -13,6 +13,7 @@ from torch import nn
 from tutelage.api import evaluate, evaluate_all
 from tutelage.data.order import Draws
 from tutelage.errors import CheckpointError, DataError, SettingsError
+from tutelage.evaluation import protocol
 from tutelage.evaluation.knn import KNNSettings, score_knn
 from tutelage.evaluation.linear import CachedSettings, score_cached
 from tutelage.evaluation.low_shot import LowShotSettings, score_low_shot
@@ -56,6 +57,15 @@ def test_digits_are_told_apart_end_to_end_beside_both_baselines(folder):
     table = "\n".join(found.table())
     assert f"accuracy {100 * found.accuracy:.2f} %" in table
     assert "raw pixels" in table
+
+
+def test_whose_features_and_of_which_pictures_is_told(folder):
+    said = []
+    protocol.evaluate_all([KNNSettings()], folder, "digits", batch_size=10, say=said.append)
+    told = [line.partition(" · ")[2] for line in said]
+    whose = [f"{name} · {part}" for name in ("untrained", "encoder") for part in ("training", "held out", "test")]
+    assert list(dict.fromkeys(told)) == whose
+    assert all(line.startswith("features  ") and " pictures · " in line for line in said)
 
 
 def test_linear_finds_more_in_digits_than_chance_and_says_how(folder):

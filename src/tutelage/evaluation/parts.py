@@ -52,25 +52,25 @@ class Split(NamedTuple):
 
 
 class Seen:
-    """Features of each part, computed when they are first asked for, and once."""
+    """Features of each part, computed of its pictures and its name when they are first asked for, and once."""
 
-    def __init__(self, parts: Parts, compute: Callable[[Pictures], Features]) -> None:
+    def __init__(self, parts: Parts, compute: Callable[[Pictures, str], Features]) -> None:
         self._parts, self._compute = parts, compute
 
     @cached_property
     def train(self) -> Features:
         """Of the pictures that teach."""
-        return self._compute(self._parts.train)
+        return self._compute(self._parts.train, "training")
 
     @cached_property
     def held_out(self) -> Features:
         """Of the pictures to choose by."""
-        return self._compute(self._parts.held_out)
+        return self._compute(self._parts.held_out, "held out")
 
     @cached_property
     def test(self) -> Features:
         """Of the test pictures."""
-        return self._compute(self._parts.test)
+        return self._compute(self._parts.test, "test")
 
     def split(self, token: str, device: torch.device | str) -> Split:
         """All parts, by the token `cls` or `mean`, on a device."""

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from tutelage.config import Settings
-from tutelage.data.index import Data, open_data
+from tutelage.data.index import Data, Pictures, open_data
 from tutelage.errors import SettingsError, nearest
-from tutelage.evaluation.features import Say, features, pixel_features, untrained
+from tutelage.evaluation.features import Features, Say, features, pixel_features, untrained
 from tutelage.evaluation.knn import KNNSettings, score_knn
 from tutelage.evaluation.linear import CachedSettings, MAESettings, score_cached, share, train_mae
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes, score_low_shot
@@ -167,20 +167,29 @@ class _Judge:
         yield self._encoder("encoder", encoder)
 
     def _encoder(self, name: str, who: Encoder) -> list[Row]:
-        passes: dict[str, Any] = {"device": self.device, "workers": self.workers, "say": self.say}
-        seen = Seen(self.parts, partial(features, who, batch_size=self.batch_size, **passes))
+        passes: dict[str, Any] = {"device": self.device, "workers": self.workers}
+
+        def compute(part: Pictures, what: str) -> Features:
+            told = partial(self._tell, more=f" · {name} · {what}")
+            return features(who, part, batch_size=self.batch_size, say=told, **passes)
+
+        seen = Seen(self.parts, compute)
         rows = []
         for settings in self.protocols:
             if isinstance(settings, MAESettings):
-                heads = train_mae(who, self.parts.train, self.num_classes, settings, **passes)
+                heads = train_mae(who, self.parts.train, self.num_classes, settings, say=self.say, **passes)
                 rows.append(Row(name, {token: self._of_head(head, seen, token) for token, head in heads.items()}))
             else:
                 rows.append(Row(name, {token: self._score(settings, seen, token) for token in ("cls", "mean")}))
         return rows
 
+    def _tell(self, text: str, more: str) -> None:
+        if self.say:
+            self.say(text + more)
+
     def _pixels(self, like: Encoder) -> list[Row]:
         """The pixels that an encoder gets. MAE's protocol has no such row: the cached one stands in."""
-        seen = Seen(self.parts, lambda part: pixel_features(part, like.size, like.statistics, workers=self.workers))
+        seen = Seen(self.parts, lambda part, _: pixel_features(part, like.size, like.statistics, workers=self.workers))
         plain = [CachedSettings(epochs=s.epochs) if isinstance(s, MAESettings) else s for s in self.protocols]
         return [Row("raw pixels", {"pixels": self._score(settings, seen, "cls")}) for settings in plain]
 
