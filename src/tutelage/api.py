@@ -27,6 +27,7 @@ from tutelage.evaluation.predict_objects import SURE, predict_objects
 from tutelage.evaluation.protocol import Name
 from tutelage.evaluation.result import Evaluation
 from tutelage.export import Encoder, Exported, Format, export, load_encoder
+from tutelage.export.sources import run_of
 from tutelage.handed_on import has_method
 from tutelage.report import verdict, write_report
 from tutelage.report.collect import collect
@@ -416,8 +417,7 @@ def _export_segmenter(options: ExportOptions) -> Exported:
 
 def _left_behind(options: ExportOptions) -> str:
     """What a run handed on beside the encoder, which no other library has a model for."""
-    place = Path(options.encoder).expanduser()
-    run = place.resolve().parent.parent if (place / "MANIFEST.json").is_file() else place
+    run = run_of(options.encoder)
     if has_method("segmenter", str(run)):
         return f"The encoder alone: {run} also has a decoder of masks, which --to onnx writes with it."
     if has_method("detector", str(run)):

@@ -23,7 +23,7 @@ from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
 from tutelage.data.objects import Instances, coco_files, instances_of, read_coco
 from tutelage.data.outlines import coco_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
-from tutelage.data.splits import name_hashes, take
+from tutelage.data.splits import HOLDOUT, name_hashes, take
 from tutelage.errors import DataError, listed
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "open_data",
 ]
 
-TEST_SHARE, HOLDOUT = 0.2, 0.1
+TEST_SHARE = 0.2
 MAX_HELD_OUT = 10_000
 
 

@@ -267,16 +267,16 @@ def _others(other: Counter[str]) -> str:
     return f" ({other.total():,} other files: {kinds})"
 
 
-_PICKLED = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
+PICKLED = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 """Folders that torchvision leaves, with the set that each is of."""
 
 
 def _looked_for(root: Path) -> str:
-    found = [name for name in _PICKLED if root.name == name or (root / name).is_dir()]
+    found = [name for name in PICKLED if root.name == name or (root / name).is_dir()]
     if found:
         return (
             f"{found[0]} holds pickles, which can run code and are not read: "
-            f"--data {_PICKLED[found[0]]} fetches the same pictures as plain bytes."
+            f"--data {PICKLED[found[0]]} fetches the same pictures as plain bytes."
         )
     return f"Looked for {', '.join(EXTENSIONS)}."
 

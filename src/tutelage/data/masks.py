@@ -122,7 +122,8 @@ def open_masks(
 
     `cache` is where what was seen of large sets is kept. Raises DataError D-30 to D-35, D-37, D-38.
     """
-    _refuse_thin(names, sizes)
+    for name, size in zip(names, sizes, strict=True):
+        check_aspect(name, size)
     found = tuple(_mask_of(root, layout, name) for name in names)
     there = [(name, size) for name, size in zip(found, sizes, strict=True) if name]
     if not there:
@@ -170,11 +171,6 @@ def check_aspect(name: str, size: tuple[int, int]) -> None:
             "Segmentation brings the short side to a window's, and the long one would not fit into memory.",
             "Cut it into pieces, or take it out.",
         )
-
-
-def _refuse_thin(names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
-    for name, size in zip(names, sizes, strict=True):
-        check_aspect(name, size)
 
 
 def _mask_of(root: Path, layout: Layout, picture: str) -> str:

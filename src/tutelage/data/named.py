@@ -17,7 +17,7 @@ import numpy as np
 
 from tutelage.data import download, installed
 from tutelage.data.idx import parse_idx
-from tutelage.data.listing import Listing
+from tutelage.data.listing import PICKLED, Listing
 from tutelage.data.sources import Arrays, ArraySource
 from tutelage.errors import DataError
 
@@ -61,8 +61,8 @@ class CifarLayout:
     names: str
     label_bytes: int
     """The last of them is the class; CIFAR-100 has the superclass before it."""
-    pickled: tuple[str, str]
-    """What torchvision leaves instead: the same pictures in an archive and a folder of pickles, which are not read."""
+    pickled: str
+    """The archive that torchvision leaves instead: the same pictures in pickles, which are not read."""
 
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
@@ -75,7 +75,7 @@ CIFAR = {
         "test_batch.bin",
         "batches.meta.txt",
         1,
-        ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
+        "cifar-10-python.tar.gz",
     ),
     "cifar100": CifarLayout(
         "cifar-100-binary.tar.gz",
@@ -85,7 +85,7 @@ CIFAR = {
         "test.bin",
         "fine_label_names.txt",
         2,
-        ("cifar-100-python.tar.gz", "cifar-100-python"),
+        "cifar-100-python.tar.gz",
     ),
 }
 
@@ -173,7 +173,8 @@ def _cifar_archive(name: str, cache: Path) -> Path:
             return download.file(_CIFAR_URL + layout.archive, layout.sha256, cache / layout.archive)
         except (OSError, download.NotOurs) as error:
             tried.append(f"a download from {_CIFAR_URL + layout.archive}: {download.why(error)}")
-    pickled = [folder / file for folder in folders for file in layout.pickled]
+    left = [layout.pickled, *(folder for folder, of in PICKLED.items() if of == name)]
+    pickled = [folder / file for folder in folders for file in left]
     tried += [
         f"{path}: pickles, which can run code when they are read; the binary archive has the same pictures"
         for path in pickled

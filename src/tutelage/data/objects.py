@@ -228,7 +228,7 @@ def _base(root: Path, path: Path, names: list[str]) -> str:
     year = _FILES.fullmatch(path.name)
     folders = ["images/", *([f"{year[1]}{year[2] or ''}/"] if year else []), ""]
     base, missing = folders[0], names
-    for folder in folders:
+    for folder in (folder for folder in folders if (root / folder).is_dir()):
         absent = [name for name in names if not (root / folder / name).is_file()]
         if len(absent) < len(missing):
             base, missing = folder, absent

@@ -5,6 +5,9 @@ from numpy.typing import NDArray
 
 from tutelage.data.order import mix, scramble, text_hash
 
+HOLDOUT = 0.1
+"""The share of the training pictures that is held out of training where nobody asks for another."""
+
 
 def name_hashes(names: list[str]) -> NDArray[np.uint64]:
     """One 64-bit hash a name."""

@@ -23,6 +23,7 @@ from tutelage.config import (
 )
 from tutelage.data.hashtags import TagSettings
 from tutelage.data.labels import is_table
+from tutelage.data.splits import HOLDOUT
 from tutelage.data.views import ViewsSettings
 from tutelage.distributed import world_size
 from tutelage.encoder import BackboneSettings, check_backbone, own_patch_size, pair, show_size
@@ -101,7 +102,7 @@ class RunSettings(Settings, Generic[M]):
     """Steps between lines of metrics.jsonl."""
     monitors: NonNegativeInt = 10
     """How often in a run to ask whether it learns."""
-    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = HOLDOUT
     """Share of the training pictures held out to ask that, never trained on; at most 10,000. 0 trains on all of them, and on a
     validation part that a set has besides its test part (Flowers)."""
     stuck_minutes: Positive = 30.0

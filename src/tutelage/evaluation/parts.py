@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tutelage.classifiers import Classifier
 from tutelage.config import read_json
-from tutelage.data.index import HOLDOUT, Data, Pictures
+from tutelage.data.index import Data, Pictures
+from tutelage.data.splits import HOLDOUT
 from tutelage.detector import Detector
 from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Features

@@ -33,10 +33,15 @@ def load_whole(where: str) -> Encoder:
     return load_classifier(str(folder)) if named else load_encoder(where)
 
 
+def run_of(where: str) -> Path:
+    """The run that `where` names, or whose checkpoint it names."""
+    path = Path(where).expanduser()
+    return path.resolve().parent.parent if (path / "MANIFEST.json").is_file() else path
+
+
 def is_mae(where: str) -> bool:
     """Whether `where` names a run of MAE, or a checkpoint of one."""
-    path = Path(where).expanduser()
-    run = path.resolve().parent.parent if (path / "MANIFEST.json").is_file() else path
+    run = run_of(where)
     if not (run / "settings.json").is_file():
         return False
     with reading(run):

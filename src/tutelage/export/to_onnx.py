@@ -1,7 +1,6 @@
 """Encoders, classifiers and segmenters out as one ONNX graph, for onnxruntime and whatever else reads it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +44,17 @@ def write_graph(
     """
     check_installed()
 
-    def pictures(count: int) -> Tensor:
-        return noise(vit, count)
-
     def write(place: Path) -> None:
         (place / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        _trace(graph, outputs, pictures, place / "model.onnx")
+        _trace(graph, outputs, vit, place / "model.onnx")
 
-    def difference(place: Path) -> float:
-        return _difference(graph, outputs, pictures, place / "model.onnx")
-
-    return write_proven(folder, write, difference, reader="onnxruntime", todo=todo)
+    return write_proven(
+        folder,
+        write,
+        lambda place: _difference(graph, outputs, vit, place / "model.onnx"),
+        reader="onnxruntime",
+        todo=todo,
+    )
 
 
 def described(vit: VisionTransformer, statistics: Statistics, outputs: list[str]) -> dict[str, Any]:
@@ -96,13 +95,13 @@ def check_installed() -> None:
 
 
 @torch.no_grad()
-def _trace(graph: nn.Module, outputs: list[str], pictures: Callable[[int], Tensor], file: Path) -> None:
-    two = pictures(2)
-    graph(two)  # what it keeps for its size is computed before it is traced
+def _trace(graph: nn.Module, outputs: list[str], vit: VisionTransformer, file: Path) -> None:
+    pictures = noise(vit, 2)
+    graph(pictures)  # what it keeps for its size is computed before it is traced
     size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
     torch.onnx.export(
         graph,
-        (two,),
+        (pictures,),
         str(file),
         input_names=["pictures"],
         output_names=outputs,
@@ -125,13 +124,13 @@ def _forget_paths(file: Path) -> None:
 
 
 @torch.no_grad()
-def _difference(graph: nn.Module, outputs: list[str], pictures: Callable[[int], Tensor], file: Path) -> float:
+def _difference(graph: nn.Module, outputs: list[str], vit: VisionTransformer, file: Path) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     differ = []
     for count in (1, 3):
-        x = pictures(count)
-        for ours, theirs in zip(graph(x), session.run(outputs, {"pictures": x.numpy()}), strict=True):
+        pictures = noise(vit, count)
+        for ours, theirs in zip(graph(pictures), session.run(outputs, {"pictures": pictures.numpy()}), strict=True):
             differ.append((ours - torch.from_numpy(theirs)).abs().max())
     return float(torch.stack(differ).max())
