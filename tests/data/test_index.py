@@ -384,3 +384,14 @@ def test_statistics_are_those_of_all_pixels():
     assert std[2] == 1 / 255
     mean, _ = measure_statistics(everything, limit=5)
     assert np.allclose(mean, images[[0, 7, 14, 22, 29]].reshape(-1, 3).mean(axis=0) / 255)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_statistics_of_files_count_every_pixel(tmp_path, dtype, top):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, top, shape, dtype=dtype, endpoint=True) for shape in ((9, 4), (5, 7))]
+    for name, pixels in zip("ab", pictures, strict=True):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    pixels = np.concatenate([pixels.ravel() / top for pixels in pictures])
+    everything = open_data(str(tmp_path), holdout=0.0).train
+    assert np.allclose(measure_statistics(everything), [[pixels.mean()], [pixels.std()]], atol=1e-6)
