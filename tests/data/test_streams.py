@@ -7,8 +7,8 @@ import torch
 
 from tutelage.batch import Batch, Stream
 from tutelage.data.crops import eval_view
-from tutelage.data.index import ArraySource, Pictures
-from tutelage.data.streams import PictureStream, batches, eval_batches
+from tutelage.data.index import ArraySource, Pictures, open_data
+from tutelage.data.streams import PictureStream, batches, default_workers, eval_batches
 from tutelage.data.views import ViewsSettings
 from tutelage.errors import DataError, SettingsError
 
@@ -132,10 +132,19 @@ def test_a_closed_stream_stops_its_workers():
     assert running() == 0
 
 
+def test_threads_by_default_where_pictures_are_decoded_beside_a_gpu(tmp_path, monkeypatch):
+    fill(tmp_path, 8)
+    files = open_data(str(tmp_path), holdout=0.0).train
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert [default_workers(pictures, gpu) for pictures in (files, some_pictures())] == [6, 1]
+    assert [default_workers(pictures, cpu) for pictures in (files, some_pictures())] == [0, 0]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert default_workers(files, gpu) == 8
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_errors_come_through(tmp_path, workers):
-    from tutelage.data.index import open_data
-
     fill(tmp_path, 8)
     pictures = open_data(str(tmp_path), holdout=0.0).train
     s = PictureStream(pictures, Stream(("simple",)), ViewsSettings(), (8, 8), 4, seed=0)
@@ -149,8 +158,6 @@ def test_errors_come_through(tmp_path, workers):
 
 
 def test_a_replaced_picture_brings_its_own_label_and_index(tmp_path):
-    from tutelage.data.index import open_data
-
     for label in ("a", "b"):
         fill(tmp_path / label, 4)
     pictures = open_data(str(tmp_path), holdout=0.0).train

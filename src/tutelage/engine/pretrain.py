@@ -11,6 +11,7 @@ from torch import nn
 from tutelage.clock import Clock, total_steps
 from tutelage.data.index import Data, Statistics, measure_statistics, open_data
 from tutelage.data.order import mix
+from tutelage.data.streams import default_workers
 from tutelage.distributed import alone, barrier, rank, world_size
 from tutelage.encoder import build_vit
 from tutelage.engine.agreement import beginning_together, check_agreement
@@ -135,7 +136,7 @@ def _pretrain(
         micro_batches=settings.micro_batches(world_size()),
         rank=rank(),
         world=world_size(),
-        workers=_workers(settings, device),
+        workers=default_workers(data.train, device) if settings.workers is None else settings.workers,
     )
     watch = Watch(data, settings, numerics)
     try:
@@ -240,9 +241,3 @@ def _numerics(settings: RunSettings[Any], device: torch.device, statistics: Stat
     dtype = torch.float64 if wanted == "float64" else torch.float32
     mean, std = (torch.tensor(values, dtype=dtype, device=device) for values in (statistics.mean, statistics.std))
     return Numerics(device, dtype, torch.bfloat16 if bf16 else None, mean, std)
-
-
-def _workers(settings: RunSettings[Any], device: torch.device) -> int:
-    if settings.workers is not None:
-        return settings.workers
-    return min(8, torch.get_num_threads()) if device.type == "cuda" else 0

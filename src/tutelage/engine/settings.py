@@ -91,7 +91,7 @@ class RunSettings(Settings, Generic[M]):
     seed: NonNegativeInt = 0
     """Of weights, order, views, masks and drop path."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Threads that prepare pictures ahead; by default none on a CPU, which they would slow, and up to 8 beside a GPU."""
+    """Threads that prepare pictures ahead; by default none on a CPU, up to 8 beside a GPU, 1 there for sets in memory."""
     save_steps: Count | None = None
     """Steps between checkpoints; by default one after a minute, then every 10 minutes."""
     keep_steps: Count | None = None
