@@ -84,6 +84,15 @@ def test_the_second_run_begins_with_the_encoder_of_the_first(whole: Path, tags: 
     assert weights(tmp_path / "fresh") != weights(whole)
 
 
+def test_the_best_checkpoint_is_by_the_cross_entropy_of_tags(tags: Path, tmp_path: Path) -> None:
+    """By their accuracy, a word that most pictures have would make the first answer the best."""
+    run(settings(tags, "weakly-supervised-quickstart").changed(monitors=3), tmp_path, quiet=True)
+    asked = map(json.loads, (tmp_path / "monitors.jsonl").read_text().splitlines())
+    answers = [line["cross_entropy"] for line in asked if line["step"]]
+    marked = json.loads(next(tmp_path.glob("checkpoints/*/BEST")).read_text())
+    assert len(answers) == 3 and marked == {"by": "cross_entropy", "value": min(answers)}
+
+
 @pytest.mark.parametrize("where", ["in the first", "between", "in the second"])
 def test_it_goes_on_to_the_same_bits(where: str, whole: Path, tags: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -13,7 +13,7 @@ from tutelage.clock import Clock
 from tutelage.engine.chain import Links
 from tutelage.engine.checkpoint import load_newest
 from tutelage.engine.pretrain import pretrain
-from tutelage.engine.snapshot import MANIFEST, MODEL, Snapshot, sealed, write_snapshot
+from tutelage.engine.snapshot import MANIFEST, MODEL, Best, Snapshot, sealed, write_snapshot
 
 
 def snapshot(step: int, accuracy: float | None = None) -> Snapshot:
@@ -25,7 +25,7 @@ def snapshot(step: int, accuracy: float | None = None) -> Snapshot:
         links=Links(digest=f"{step:016x}", before_step=0, before="0" * 16),
         model=tensors | {"num_moves": torch.tensor(step)},
         optimizer={f"student.0/{key}": torch.full((5, 1), float(step)) for key in ("step", "exp_avg", "exp_avg_sq")},
-        knn_accuracy=accuracy,
+        best=None if accuracy is None else Best(by="knn_accuracy", value=accuracy),
     )
 
 

@@ -190,7 +190,7 @@ def test_a_disk_that_fails_for_a_moment_is_asked_again_and_the_newest_taken(tmp_
 
 
 def test_the_mark_of_the_best_may_be_damaged_without_harm(tmp_path: Path) -> None:
-    for text in (b"", b"{", b"[1]", b'{"knn_accuracy": []}', b'{"knn_accuracy": NaN}', b"\xff" * 5000):
+    for text in (b"", b"{", b"[1]", b'{"by": "miou"}', b'{"by": "miou", "value": NaN}', b"\xff" * 5000):
         (path,) = saved(tmp_path, 3)
         (path / "BEST").write_bytes(text)
         assert best_checkpoint(tmp_path) is None
@@ -417,8 +417,8 @@ def test_the_best_by_held_out_knn_is_kept_beside_the_newest_two_and_told_of(tmp_
     told = {line["step"]: line["knn_accuracy"] for line in lines(out / "monitors.jsonl") if line["step"]}
     assert len(told) == 10
     best = max(told, key=lambda step: (told[step], -step))
-    path, accuracy = best_checkpoint(out / "checkpoints")
-    assert int(path.name[5:]) == best and accuracy == told[best]
+    path, found = best_checkpoint(out / "checkpoints")
+    assert int(path.name[5:]) == best and (found.by, found.value) == ("knn_accuracy", told[best])
     assert [p for p in checkpoint_folders(out / "checkpoints") if (p / "BEST").exists()] == [path]
     assert {int(p.name[5:]) for p in checkpoint_folders(out / "checkpoints")} == {
         best,

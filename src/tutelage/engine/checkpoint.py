@@ -20,7 +20,18 @@ from tutelage.clock import Clock, moves
 from tutelage.config import parse_json
 from tutelage.durable import PASSING, WAITS, patiently, remove_folder
 from tutelage.engine.chain import Links
-from tutelage.engine.snapshot import BEST, FORMAT, MANIFEST, MODEL, OPTIMIZER, FileEntry, Manifest, is_finite, seal
+from tutelage.engine.snapshot import (
+    BEST,
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    Best,
+    FileEntry,
+    Manifest,
+    is_finite,
+    seal,
+)
 from tutelage.errors import CheckpointError
 from tutelage.foreign import read_hashed, read_regular
 from tutelage.method import Method
@@ -81,15 +92,15 @@ def prune_checkpoints(folder: Path, keep_steps: int | None = None) -> None:
             remove_folder(path)
 
 
-def best_checkpoint(folder: Path) -> tuple[Path, float] | None:
-    """The checkpoint that is marked as the best by held-out kNN accuracy, and that accuracy."""
+def best_checkpoint(folder: Path) -> tuple[Path, Best] | None:
+    """The checkpoint that is marked as the best, and by what."""
     marked = []
     for path in checkpoint_folders(folder):
         try:
-            marked.append((path, float(parse_json(read_regular(path / BEST, 1_000))["knn_accuracy"])))
-        except (OSError, ValueError, KeyError, TypeError):  # not marked, or no longer readable
+            marked.append((path, Best.model_validate(parse_json(read_regular(path / BEST, 1_000)))))
+        except (OSError, ValueError):  # not marked, or no longer readable
             continue
-    return max(marked, key=lambda item: item[1], default=None)
+    return max(marked, key=lambda item: item[1].score, default=None)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What happens after a step besides training: log, ask, save, stop."""
 
+import math
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from tutelage.engine.pulse import Pulse, Section
 from tutelage.engine.run import RunFolder
 from tutelage.engine.saver import Saver
 from tutelage.engine.settings import RunSettings
+from tutelage.engine.snapshot import Best
 from tutelage.engine.train import StepResult
 from tutelage.engine.trouble import Trouble, wrong
 from tutelage.engine.watch import Watch
@@ -124,18 +126,20 @@ class Keeper:
             self.progress.say(f"warning {name} cannot be written ({self.run.troubles[name]}); training goes on")
             self.warned.add(name)
 
-    def _ask(self, clock: Clock) -> float | None:
-        """Ask, on one process; the accuracy, of its classifier or of kNN, where the checkpoint is to be kept as the best."""
+    def _ask(self, clock: Clock) -> Best | None:
+        """Ask, on one process; by what the checkpoint is to be kept as the best, where it is."""
         if rank() > 0:
             return None
         with alone():
             answer = self.watch.ask(self.method, clock)
         self.run.append("monitors.jsonl", answer)
         self.progress.say(_answer(answer, unseen=self.watch.unseen))
-        accuracy = next((answer[name] for name in CHOSEN_BY if name in answer), None)
-        if accuracy is None or clock.step == 0 or not self.settings.chooses_best:
+        chosen_by = ("cross_entropy", *CHOSEN_BY) if self.data.train.tags else CHOSEN_BY
+        by = next((name for name in chosen_by if math.isfinite(answer.get(name, math.nan))), None)
+        if by is None or clock.step == 0 or not self.settings.chooses_best:
             return None
-        return float(accuracy) if self.saver.is_best(accuracy) else None
+        best = Best(by=by, value=answer[by])
+        return best if self.saver.is_best(best) else None
 
     def _save_due(self, step: int) -> bool:
         if self.settings.keep_steps and step % self.settings.keep_steps == 0:
@@ -150,7 +154,10 @@ class Keeper:
 
 
 CHOSEN_BY = ("mask_ap", "box_ap", "miou", "classifier_accuracy", "knn_accuracy")
-"""By what the best checkpoint is chosen: the first of these that a method answers with."""
+"""By what the best checkpoint is chosen: the first of these that a method answers with.
+
+Of tags it is their cross-entropy: a word that most pictures have would make any network right, and the first the best.
+"""
 
 
 def _answer(answer: dict[str, Any], *, unseen: bool) -> str:

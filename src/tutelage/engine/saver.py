@@ -18,7 +18,7 @@ from tutelage.engine.guard import Guard
 from tutelage.engine.progress import ProgressLine
 from tutelage.engine.run import RunFolder
 from tutelage.engine.settings import RunSettings
-from tutelage.engine.snapshot import Snapshot, copied, expected_bytes, optimizer_tensors
+from tutelage.engine.snapshot import Best, Snapshot, copied, expected_bytes, optimizer_tensors
 from tutelage.engine.writer import Outcome, Writer
 from tutelage.errors import MachineError, TutelageError
 from tutelage.method import Method
@@ -62,8 +62,8 @@ class Saver:
             self.writer.wait()
             self.tell()
 
-    def save(self, clock: Clock, knn_accuracy: float | None = None) -> None:
-        """Take a snapshot, which all processes do together, and have it written; with the accuracy where it is the best.
+    def save(self, clock: Clock, best: Best | None = None) -> None:
+        """Take a snapshot, which all processes do together, and have it written; marked where it is the best.
 
         Waits for the save before, whose memory it takes over.
         """
@@ -80,16 +80,16 @@ class Saver:
             model=copied(self.method.state_dict(), before.model if before else None),
             optimizer=copied(optimizer_tensors(self.method, self.optimizer), before.optimizer if before else None),
             guard=self.guard.state() if self.guard else {},
-            knn_accuracy=knn_accuracy,
+            best=best,
             seconds=time.monotonic() - began,
         )
         self.writer.start(self.last)
 
-    def is_best(self, knn_accuracy: float) -> bool:
-        """Whether no checkpoint has a better accuracy."""
+    def is_best(self, answer: Best) -> bool:
+        """Whether no checkpoint had as good an answer."""
         self.writer.wait()
         best = best_checkpoint(self.run.checkpoints)
-        return best is None or knn_accuracy > best[1]
+        return best is None or answer.score > best[1].score
 
     def settle(self) -> None:
         """Wait, on all processes, until nothing is being written: then all find the same checkpoints."""
@@ -120,8 +120,8 @@ class Saver:
         self.failures = 0
         seconds = {"snapshot_seconds": round(outcome.snapshot_seconds, 4), "seconds": round(outcome.seconds, 4)}
         self.run.event("checkpoint", step=outcome.step, bytes=outcome.num_bytes, **seconds)
-        if outcome.knn_accuracy is not None:
-            self.run.event("best", step=outcome.step, knn_accuracy=outcome.knn_accuracy)
+        if outcome.best is not None:
+            self.run.event("best", step=outcome.step, by=outcome.best.by, value=outcome.best.value)
 
     def _tell_refused(self, outcome: Outcome, error: OSError) -> None:
         self.failures += 1

@@ -97,7 +97,7 @@ class RunSettings(Settings, Generic[M]):
     keep_steps: Count | None = None
     """Checkpoints at multiples of it are kept for good, beside the newest two; for curves of what was learned when."""
     keep_best: bool = True
-    """Save where the monitors find a better accuracy on held-out pictures (kNN's, the run's own, mIoU or AP), and keep it."""
+    """Save where the monitors do better on held-out pictures (kNN, the run's own classes or tags, mIoU, AP), and keep it."""
     log_steps: Count = 10
     """Steps between lines of metrics.jsonl."""
     monitors: NonNegativeInt = 10

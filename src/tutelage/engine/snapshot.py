@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
 from tutelage.clock import Clock
@@ -30,7 +30,7 @@ FORMAT = 2
 MANIFEST = "MANIFEST.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 BEST = "BEST"
-"""Holds the held-out kNN accuracy of the checkpoint with the best one, which is never removed."""
+"""Holds the answer of the monitors that makes a checkpoint the best, which is never removed."""
 _DTYPES = {
     torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.int32: "I32", torch.float16: "F16",
     torch.bfloat16: "BF16", torch.int16: "I16", torch.uint8: "U8", torch.int8: "I8", torch.bool: "BOOL",
@@ -61,6 +61,19 @@ class Manifest(Settings):
     files: dict[str, FileEntry]
 
 
+class Best(Settings):
+    """What the monitors answered of held-out pictures where no checkpoint before did better."""
+
+    by: str
+    """The answer's name."""
+    value: FiniteFloat
+
+    @property
+    def score(self) -> float:
+        """The more the better."""
+        return -self.value if self.by == "cross_entropy" else self.value
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A run's state at a step, in memory that nothing trains on."""
@@ -71,8 +84,8 @@ class Snapshot:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     guard: dict[str, Any] = field(default_factory=dict)
-    knn_accuracy: float | None = None
-    """On held-out pictures, where it is the best so far."""
+    best: Best | None = None
+    """Where it is the best so far."""
     seconds: float = 0.0
     """That training stood still for it."""
 
@@ -167,8 +180,8 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         guard=snapshot.guard,
         files={name: FileEntry(size=size, sha256=digest) for name, (size, digest) in files.items()},
     )
-    if snapshot.knn_accuracy is not None:
-        write_synced(folder / BEST, [json.dumps({"knn_accuracy": snapshot.knn_accuracy}).encode()])
+    if snapshot.best is not None:
+        write_synced(folder / BEST, [snapshot.best.model_dump_json().encode()])
     write_synced(folder / MANIFEST, [sealed(manifest.model_dump(mode="json"))])
     sync_folder(folder)
 

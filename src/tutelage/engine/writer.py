@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.engine.checkpoint import prune_checkpoints
-from tutelage.engine.snapshot import Snapshot, write_snapshot
+from tutelage.engine.snapshot import Best, Snapshot, write_snapshot
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Outcome:
     """That training stood still."""
     seconds: float
     """That writing took beside it."""
-    knn_accuracy: float | None
-    """On held-out pictures, where it was the best so far."""
+    best: Best | None
+    """Where it was the best so far."""
     error: Exception | None
     """What was raised; None where the checkpoint is there."""
 
@@ -66,7 +66,7 @@ class Writer:
                 num_bytes=snapshot.num_bytes,
                 snapshot_seconds=snapshot.seconds,
                 seconds=time.monotonic() - began,
-                knn_accuracy=snapshot.knn_accuracy,
+                best=snapshot.best,
                 error=error,
             )
         )
