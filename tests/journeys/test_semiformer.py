@@ -37,6 +37,20 @@ def test_it_learns_and_is_judged_by_both_streams(run: Path, capsys: pytest.Captu
     assert "sure_share" in told
 
 
+@pytest.mark.parametrize("baselines", [True, False])
+def test_both_streams_are_asked_about_corrupted_pictures(
+    baselines: bool, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "robustness", str(run), "--data=digits", "--classifier", "--json", "--train-pictures=200"]
+    assert main([*words, "--epochs=2", *([] if baselines else ["--no-baselines"])]) == 0
+    *untrained, asked = json.loads(capsys.readouterr().out)["rows"]
+    assert len(untrained) == baselines and asked["name"] == "classifier"
+    clean = 1 - asked["scores"]["head"]["details"]["clean_error"]
+    assert main(["evaluate", "classifier", str(run), "--data=digits", "--json"]) == 0
+    assert clean == pytest.approx(json.loads(capsys.readouterr().out)["rows"][0]["accuracy"])
+    assert 0.1 < asked["accuracy"] < clean
+
+
 def test_what_was_written_answers_as_the_run_did(run: Path) -> None:
     joint = load_joint(str(run))
     assert joint.architecture == "resnet10t and vit_tiny_patch16_224" and len(joint.classes) == 10

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
+from tutelage.classifiers import Classifier, load_any_classifier
 from tutelage.config import Count, Settings
 from tutelage.data.corruptions import KINDS, SEVERITIES, Corruption, Kind, corrupted
 from tutelage.data.index import Pictures, open_data
@@ -21,7 +22,7 @@ from tutelage.evaluation.features import Say, features, normalised, tokens_of, u
 from tutelage.evaluation.linear import CachedSettings, choose_cached
 from tutelage.evaluation.parts import Labelled, Parts, asked, labelled_parts, spread
 from tutelage.evaluation.result import Row, Score, remember
-from tutelage.export import Encoder, load_classifier, load_encoder
+from tutelage.export import Encoder, load_encoder
 
 VERSION = 1
 """Goes up when the protocol's numbers change, and so when a corruption does."""
@@ -53,7 +54,7 @@ class RobustnessSettings(Settings):
 class Judge(NamedTuple):
     """Somebody who names the classes of pictures."""
 
-    encoder: Encoder
+    encoder: Classifier
     token: str
     held_out: float
     """Share of clean held-out pictures that are named right."""
@@ -98,7 +99,7 @@ def evaluate_robustness(
     bench = _Bench(parts, data, linear, device, workers, say)
     judges = [bench.judge(where, classifier, teacher)]
     if baselines:
-        judges.insert(0, bench.judge(baseline, classifier) if baseline else bench.untrained(judges[0].encoder))
+        judges.insert(0, bench.judge(baseline, classifier) if baseline else bench.untrained(where, judges[0]))
     corruptions = settings.corruptions
     wrong = bench.errors(judges, parts.test, [CLEAN, *corruptions])
     names = ([baseline or "untrained"] if baselines else []) + ["classifier" if classifier else "encoder"]
@@ -166,9 +167,10 @@ class _Bench:
             return self._trained(where)
         return self._taught(load_encoder(where, teacher=teacher, device=self.passes["device"]))
 
-    def untrained(self, like: Encoder) -> Judge:
-        """A linear classifier on the same architecture with fresh weights."""
-        return self._taught(untrained(like))
+    def untrained(self, where: str, like: Judge) -> Judge:
+        """A linear classifier on the same architecture with fresh weights; of two streams, on that of the encoder."""
+        encoder = like.encoder if isinstance(like.encoder, Encoder) else load_encoder(where)
+        return self._taught(untrained(encoder))
 
     def _taught(self, who: Encoder) -> Judge:
         device, chosen = self.passes["device"], {}
@@ -184,7 +186,7 @@ class _Bench:
         return Judge(who, token, chosen[token].held_out, name_classes)
 
     def _trained(self, where: str) -> Judge:
-        classifier = load_classifier(where)
+        classifier = load_any_classifier(where)
         classifier.vit.to(self.passes["device"])
         columns, notes = columns_of(classifier, where, self.parts.test, self.data)
         self.notes += notes
