@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from tables import FEW_LABELS, TABLES, name_of
 
 from tutelage.comparison import HEADINGS
@@ -188,6 +189,7 @@ def guesses(rows: dict[str, list[Line]], file: Path) -> str:
     """A chart of how many guessed labels counted in the course of the runs, and how many of these were right."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, len(FEW_LABELS), sharex=True, sharey="row", squeeze=False)
+    colours: dict[str, str] = {}
     for name, lines in rows.items():
         method, _, labels = name.rpartition(", ")
         if labels not in FEW_LABELS:
@@ -199,14 +201,16 @@ def guesses(rows: dict[str, list[Line]], file: Path) -> str:
                     if monitor in answer:
                         answers[answer["step"] / line["monitors"][-1]["step"]].append(100 * answer[monitor])
             if answers:
-                axis.plot(answers.keys(), [mean(v) for v in answers.values()], label=method)
+                colour = colours.setdefault(method, f"C{len(colours)}")
+                axis.plot(answers.keys(), [mean(v) for v in answers.values()], color=colour)
             axis.spines[["top", "right"]].set_visible(False)
     for column, labels in enumerate(FEW_LABELS):
         axes[0][column].set_title(f"{labels} labels")
         axes[1][column].set_xlabel("share of the run")
     axes[0][0].set_ylabel("guesses that count, %")
     axes[1][0].set_ylabel("of these right, %")
-    axes[0][-1].legend(frameon=False, fontsize=8)
+    drawn = [Line2D([], [], color=colour) for colour in colours.values()]
+    figure.legend(drawn, colours.keys(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(file, metadata={"Date": None})
     return f"![share and accuracy of guessed labels](pictures/{file.name})\n\n"
 
