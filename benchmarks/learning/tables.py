@@ -213,16 +213,22 @@ def _again() -> list[Row]:
 
 
 def _family() -> list[Row]:
-    """RC-MAE and LoMaR as MAE and the others in the core table, at four points; RC-MAE's teacher by its mask and its pace."""
+    """RC-MAE and LoMaR as MAE in the core table, at four points; RC-MAE's teacher by mask and pace, LoMaR by its positions."""
     different, quick = {"teacher_mask": "different"}, {"consistency_teacher": {"momentum": {"start": 0.98}}}
+    lomar = merged(ENCODER, {"method": {"window": 3}})
     rows: dict[str, tuple[str, dict[str, Any]]] = {
         "RC-MAE, same mask": ("rc-mae-quickstart", SMALL),
         "RC-MAE, different mask": ("rc-mae-quickstart", merged(SMALL, {"method": different})),
         "RC-MAE, same mask, momentum from 0.98": ("rc-mae-quickstart", merged(SMALL, {"method": quick})),
-        "LoMaR": ("lomar-quickstart", merged(ENCODER, {"method": {"window": 3}})),
+        "LoMaR": ("lomar-quickstart", lomar),
+        "LoMaR, fixed positions": ("lomar-quickstart", merged(lomar, {"backbone": {"positions": "sincos"}})),
     }
     mae = [replace(row, of="core") for row in _core() if (row.data, row.name) == ("fashion-mnist", "MAE")]
-    return mae + [Row(name, recipe, changes=changes, curve=True) for name, (recipe, changes) in rows.items()]
+    return [
+        *mae,
+        *(Row(name, recipe, changes=changes, curve=True) for name, (recipe, changes) in rows.items()),
+        Row("LoMaR, untrained", "lomar-quickstart", pictures=0, changes=lomar),
+    ]
 
 
 FEW_LABELS = ("40", "250", "1%")
