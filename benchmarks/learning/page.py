@@ -337,7 +337,7 @@ def chart(rows: dict[str, list[Line]], data: str, file: Path, timed: dict[str, l
                 if not lines[0]["row"]["pictures"]:
                     level = mean(accuracy(last(line), protocol) for line in lines)
                     for axis in axes[i]:
-                        axis.axhline(level, color="grey", linestyle=":", linewidth=1)
+                        axis.axhline(level, color="grey", linestyle=":", linewidth=1, label=name)
                 continue
             steps = sorted(int(step) for step in curves[0]["judged"])
             values = [[accuracy(line["judged"][str(step)], protocol) for line in curves] for step in steps]
@@ -351,7 +351,7 @@ def chart(rows: dict[str, list[Line]], data: str, file: Path, timed: dict[str, l
                 axis.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
     for i, title in enumerate(("kNN", "linear")):
         axes[i][0].set_ylabel(f"{title} accuracy, %")
-    axes[0][0].set_title(f"{data}: dotted, the untrained encoder")
+    axes[0][0].set_title(data)
     axes[1][0].set_xlabel("thousand pictures seen")
     axes[1][1].set_xlabel("minutes of training on one processor core")
     axes[0][1].legend(frameon=False, fontsize=8)
