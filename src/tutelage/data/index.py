@@ -224,7 +224,7 @@ def measure_statistics(pictures: Pictures, limit: int = 10_000) -> Statistics:
     def power_sums(i: int) -> torch.Tensor:
         return _power_sums(pictures.read(i))
 
-    if isinstance(pictures.source, ArraySource):  # nothing to decode: threads would only wait for one another
+    if pictures.in_memory:
         found = list(map(power_sums, chosen))
     else:
         with ThreadPoolExecutor() as pool:

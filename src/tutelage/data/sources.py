@@ -200,6 +200,11 @@ class Pictures:
         return bool((self.labels >= 0).any())
 
     @property
+    def in_memory(self) -> bool:
+        """Whether nothing is decoded to read one: threads that read would only wait for one another's Python."""
+        return isinstance(self.source, ArraySource)
+
+    @property
     def of_parts(self) -> bool:
         """Whether `labels` only tell which pictures have masks or objects, and are no classes of pictures."""
         return self.masks is not None or self.instances is not None

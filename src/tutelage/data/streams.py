@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.batch import Batch, Objects, Stream
 from tutelage.data.crops import eval_mask, eval_view
-from tutelage.data.index import ArraySource, Pictures
+from tutelage.data.index import Pictures
 from tutelage.data.joint import DetectView, SegmentView
 from tutelage.data.order import Draws, links, mix, permute
 from tutelage.data.views import ViewsSettings
@@ -118,13 +118,10 @@ def batches(
 
 
 def default_workers(pictures: Pictures, device: torch.device) -> int:
-    """Threads that prepare pictures ahead where none are asked for: none on a CPU, up to 8 beside a GPU.
-
-    One for pictures in memory: nothing is decoded, and more would only wait for one another's Python.
-    """
+    """Threads that prepare pictures ahead where none are asked for: none on a CPU, up to 8 beside a GPU, 1 for `in_memory`."""
     if device.type != "cuda":
         return 0
-    return 1 if isinstance(pictures.source, ArraySource) else min(8, torch.get_num_threads())
+    return 1 if pictures.in_memory else min(8, torch.get_num_threads())
 
 
 def eval_batches(
