@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Bytecode is kept, whatever the machine says: with it torch is imported in half the time.
 export PYTHONDONTWRITEBYTECODE :=
-.PHONY: demo test check mutants faults faults-full format lock clean
+.PHONY: demo test test-oldest check mutants faults faults-full format lock clean
 
 # The environment: uv, itself installed by pip, brings everything in about half a minute.
 .venv/ready: pyproject.toml
@@ -17,6 +17,13 @@ demo: .venv/ready
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# The oldest versions that pyproject.toml allows; without ONNX, whose export needs a newer torch.
+test-oldest:
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/pip install --quiet --disable-pip-version-check uv
+	build/oldest/bin/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e '.[test]'
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/faults $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

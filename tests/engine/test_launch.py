@@ -4,6 +4,7 @@ import ctypes
 import re
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -131,6 +132,24 @@ def test_a_run_on_a_cpu_says_so_and_how_long_it_will_take(tmp_path: Path, monkey
     said = capsys.readouterr().err
     assert re.search(r"^device  cpu · (float32|bfloat16) · 1 process$", said, re.MULTILINE), said
     assert re.search(r"^step 1/2 · .* · \d+ (s|min \d+ s|h \d+ min) left$", said, re.MULTILINE), said
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone hands it on")
+def test_the_peak_of_memory_is_the_runs_own_and_not_that_of_the_program_that_started_it() -> None:
+    """`ru_maxrss` of a program is at least what the one that started it held: all rows of `reproduce` had that."""
+    size = 1_500_000_000
+    held = bytearray(b"x") * size
+    code = """if True:
+        import torch
+        from tutelage.engine.launch import peak_memory
+        before = peak_memory(torch.device("cpu"))
+        held = bytearray(b"x") * 200_000_000
+        print(before, peak_memory(torch.device("cpu")))
+    """
+    said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
+    before, after = map(int, said.split())
+    assert before < size == len(held)
+    assert 190_000_000 < after - before < 300_000_000
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((10, 0), True)])

@@ -124,7 +124,11 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has held: on a GPU of its tensors, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # Linux hands a program started by another the other's ru_maxrss; the peak in this file is its own.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    own = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    return own or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class StopRequest:

@@ -37,7 +37,7 @@ class CachedSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
     seed: NonNegativeInt = 0
-    """Of the first weights and of the order."""
+    """Of the first weights and of the order, which torch draws: otherwise before its version 2.12 than since."""
 
 
 class MAESettings(Settings):
