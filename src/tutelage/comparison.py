@@ -10,7 +10,7 @@ from scipy.stats import t as students_t
 from tutelage.ablations import Row, Table
 
 PROTOCOLS = {"encoder": ("linear-cached/1", "knn/1", "low-shot/1"), "classifier": ("classifier/1",)}
-"""By what a table is judged; the first decides the direction."""
+"""By what a table is judged."""
 HEADINGS = {"linear-cached/1": "linear", "knn/1": "kNN", "low-shot/1": "10-shot", "classifier/1": "accuracy"}
 
 
@@ -42,10 +42,11 @@ class Spread(NamedTuple):
 def compared(table: Table, results: dict[str, dict[int, Result]]) -> list[dict[str, Any]]:
     """A line for each row of a table: the paper's number, ours, and the difference from the default row on either side.
 
-    Ours is the mean of the differences of runs with the same seed. `direction` is `same`, `opposite`, `within noise` where
-    the 95 % interval of the difference holds 0, `one seed`, or empty where the paper says nothing.
+    Ours is the mean of the differences of runs with the same seed, by protocol as all that is measured. `directions` are
+    `same`, `opposite`, `within noise` where the 95 % interval of the difference holds 0, `one seed`, or empty where the paper
+    says nothing.
     """
-    first = PROTOCOLS[table.judged_by][0]
+    protocols = PROTOCOLS[table.judged_by]
     default = results[table.default]
     said = next(row for row in table.rows if row.name == table.default).paper
     lines = []
@@ -53,16 +54,18 @@ def compared(table: Table, results: dict[str, dict[int, Result]]) -> list[dict[s
         runs = results.get(row.name, {})
         line: dict[str, Any] = {"row": row.name, "paper": row.paper, "quoted": row.quoted, "seeds": len(runs)}
         line["scores"] = {
-            protocol: Spread.of([run.scores[protocol] for run in runs.values()])
-            for protocol in PROTOCOLS[table.judged_by]
-            if runs
+            protocol: Spread.of([run.scores[protocol] for run in runs.values()]) for protocol in protocols if runs
         }
         both = sorted(runs.keys() & default.keys()) if row.name != table.default else []
         if both:
-            line["difference"] = Spread.of([runs[s].scores[first] - default[s].scores[first] for s in both])
+            told = _told(row, said)
+            line["differences"] = {
+                protocol: Spread.of([runs[s].scores[protocol] - default[s].scores[protocol] for s in both])
+                for protocol in protocols
+            }
+            line["directions"] = {protocol: _direction(ours, told) for protocol, ours in line["differences"].items()}
             line["step_time"] = mean(default[s].pictures_a_second / runs[s].pictures_a_second for s in both)
             line["memory"] = mean(runs[s].memory / default[s].memory for s in both)
-            line["direction"] = _direction(line["difference"], _told(row, said))
         lines.append(line)
     return lines
 
@@ -96,36 +99,25 @@ def _direction(ours: Spread, told: float) -> str:
 def markdown(table: Table, lines: Sequence[dict[str, Any]], title: str) -> str:
     """The table for a reader."""
     protocols = PROTOCOLS[table.judged_by]
-    columns = [
-        "row",
-        "paper",
-        *(HEADINGS[p] for p in protocols),
-        "difference",
-        "direction",
-        "step time",
-        "memory",
-        "seeds",
-    ]
+    columns = ["row", "paper", *(name for p in protocols for name in (HEADINGS[p], "difference"))]
+    columns += ["step time", "memory", "seeds"]
     out = [
         f"**{title}**\n",
         f"Paper: {table.source}; {table.measure}. Ours: test accuracy in per cent, the mean over seeds ± half its 95 % "
-        "interval. Difference from the row "
-        f"{table.default} of the same seed, in {HEADINGS[protocols[0]]}; step time and peak memory as multiples of its.\n",
+        f"interval; the difference from the row {table.default} of the same seed, and whether its direction is the "
+        "paper's (of twenty such intervals one misses by chance); step time and peak memory as multiples of that row's.\n",
         f"| {' | '.join(columns)} |",
         "|" + "---|" * len(columns),
     ]
     for line in lines:
         paper = "" if line["paper"] is None else f"{line['paper']:g}{' (quoted)' if line['quoted'] else ''}"
-        scores = [_show(line["scores"][p]) if line["scores"] else "" for p in protocols]
-        beside = ["", "", "", ""]
-        if "difference" in line:
-            beside = [
-                _show(line["difference"], "+"),
-                line["direction"],
-                f"{line['step_time']:.2f}",
-                f"{line['memory']:.2f}",
-            ]
-        out.append(f"| {' | '.join([line['row'], paper, *scores, *beside, str(line['seeds'] or '')])} |")
+        cells = [line["row"], paper]
+        for p in protocols:
+            cells.append(_show(line["scores"][p]) if line["scores"] else "")
+            differs = "differences" in line
+            cells.append(f"{_show(line['differences'][p], '+')} {line['directions'][p]}".strip() if differs else "")
+        cells += [f"{line[name]:.2f}" if name in line else "" for name in ("step_time", "memory")]
+        out.append(f"| {' | '.join([*cells, str(line['seeds'] or '')])} |")
     return "\n".join([*out, *([f"\n{table.note}"] if table.note else []), ""])
 
 

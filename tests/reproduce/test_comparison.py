@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tutelage.ablations import Base, Row, Table
-from tutelage.comparison import Result, Spread, compared, markdown, plain
+from tutelage.comparison import PROTOCOLS, Result, Spread, compared, markdown, plain
 
 TABLE = Table(
     "which losses",
@@ -58,13 +58,26 @@ def test_a_spread_is_a_mean_and_half_a_students_interval() -> None:
     ],
 )
 def test_a_direction_is_the_papers_or_not_or_within_the_noise(row: str, direction: str) -> None:
-    assert lines()[row]["direction"] == direction
+    assert lines()[row]["directions"] == dict.fromkeys(PROTOCOLS["encoder"], direction)
+
+
+def test_each_protocol_has_its_own_difference_and_direction() -> None:
+    """As good in linear accuracy, 4, 5 and 6 points worse in kNN: 5 ± 4.3027 x 1 / sqrt(3) = 2.484."""
+    worse = {
+        s: Result({**run.scores, "knn/1": run.scores["knn/1"] - 4 - s}, 1, 1) for s, run in RESULTS["default"].items()
+    }
+    line = compared(TABLE, {**RESULTS, "as good here": worse})[3]
+    assert line["differences"]["knn/1"] == (pytest.approx(-5), pytest.approx(2.4841, abs=1e-4))
+    assert line["directions"] == {"linear-cached/1": "within noise", "knn/1": "same", "low-shot/1": "within noise"}
 
 
 def test_differences_are_of_runs_with_the_same_seed() -> None:
     """What seeds differ by cancels: -3 each, though seeds are 2 apart."""
-    assert lines()["worse here too"]["difference"] == (pytest.approx(-3), pytest.approx(0, abs=1e-9))
-    assert "difference" not in lines()["nothing said"] and "difference" not in lines()["default"]
+    assert lines()["worse here too"]["differences"]["linear-cached/1"] == (
+        pytest.approx(-3),
+        pytest.approx(0, abs=1e-9),
+    )
+    assert "differences" not in lines()["nothing said"] and "differences" not in lines()["default"]
 
 
 def test_step_time_and_memory_are_multiples_of_the_default_rows() -> None:
@@ -81,11 +94,14 @@ def test_a_quoted_row_has_the_papers_number_and_no_run() -> None:
 def test_the_table_reads_as_markdown_and_its_values_as_json() -> None:
     text = markdown(TABLE, compared(TABLE, RESULTS), "a/table-1: which losses (mini, digits, 100 pictures seen)")
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {row.count("|") for row in rows} == {11}
+    assert {row.count("|") for row in rows} == {12}
+    same = "-3.0 ± 0.0 same"
     assert (
-        "| worse here too | 60 | 79.0 ± 5.0 | 69.0 ± 5.0 | 59.0 ± 5.0 | -3.0 ± 0.0 | same | 2.00 | 1.00 | 3 |" in rows
+        f"| worse here too | 60 | 79.0 ± 5.0 | {same} | 69.0 ± 5.0 | {same} | 59.0 ± 5.0 | {same} | 2.00 | 1.00 | 3 |"
+        in rows
     )
-    assert "| said in words |  | 70.0 | 60.0 | 50.0 | -10.0 | one seed | 1.00 | 2.00 | 1 |" in rows
-    assert "| another system | 50 (quoted) |  |  |  |  |  |  |  |  |" in rows
+    one = "-10.0 one seed"
+    assert f"| said in words |  | 70.0 | {one} | 60.0 | {one} | 50.0 | {one} | 1.00 | 2.00 | 1 |" in rows
+    assert "| another system | 50 (quoted) |  |  |  |  |  |  |  |  |  |" in rows
     values = json.loads(json.dumps(plain(compared(TABLE, RESULTS)), allow_nan=False))
-    assert values[4]["difference"] == {"mean": -10.0, "half": None}
+    assert values[4]["differences"]["knn/1"] == {"mean": -10.0, "half": None}
