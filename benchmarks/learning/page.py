@@ -263,9 +263,9 @@ def monitored(table: str, scale: str, monitor: str) -> str:
 def dynamics() -> str:
     """The angle between RC-MAE's two gradients in training, and what its teacher takes back (the lines of dynamics.py)."""
     lines = [json.loads(line) for line in (HERE / "dynamics.jsonl").read_text().splitlines()]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for mask in ("same", "different"):
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, *rest = figure.subplots(1, 3)
+    for mask, right in zip(("same", "different"), rest, strict=True):
         own = [line for line in lines if line["mask"] == mask]
         steps = [int(step) for step in own[0]["cosines"]]
         angles = [[math.degrees(math.acos(line["cosines"][str(step)])) for line in own] for step in steps]
@@ -273,19 +273,19 @@ def dynamics() -> str:
         left.fill_between(
             steps, *map(list, zip(*((min(a), max(a)) for a in angles), strict=True)), alpha=0.2, linewidth=0
         )
-        pairs = [pair for line in own for pair in line["corrections"]]
-        x, y = zip(*pairs, strict=True)
-        right.scatter(x, y, s=4, alpha=0.4, linewidths=0, color=drawn.get_color(), label=f"{mask} mask")
+        x, y = zip(*(pair for line in own for pair in line["corrections"]), strict=True)
+        right.scatter(x, y, s=4, alpha=0.4, linewidths=0, color=drawn.get_color())
+        right.axhline(0, color="grey", linestyle=":", linewidth=1)
+        right.set(
+            title=f"{mask} mask",
+            xlabel="likeness to the picture of the last update\n(cosine of class tokens)",
+            ylabel="share of that update, a unit of learning rate\n(below 0 is taken back)",
+        )
     left.axhline(90, color="grey", linestyle=":", linewidth=1)
-    left.set(xlabel="step", ylabel="angle between the two gradients, degrees")
-    right.axhline(0, color="grey", linestyle=":", linewidth=1)
-    right.set(
-        xlabel="cosine of class tokens with the picture of the last update",
-        ylabel="share of that update, below 0 taken back",
-    )
-    for axis in (left, right):
+    left.set(title="between the two gradients", xlabel="step", ylabel="angle, degrees", yticks=range(90, 181, 30))
+    left.legend(frameon=False, fontsize=8)
+    for axis in (left, *rest):
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
     picture = DOCS / "pictures" / "dynamics.svg"
     figure.savefig(picture, metadata={"Date": None})
     return f"\n![angle between gradients, and corrections by similarity](pictures/{picture.name})\n\n"
