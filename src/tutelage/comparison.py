@@ -105,7 +105,8 @@ def markdown(table: Table, lines: Sequence[dict[str, Any]], title: str) -> str:
         f"**{title}**\n",
         f"Paper: {table.source}; {table.measure}. Ours: test accuracy in per cent, the mean over seeds ± half its 95 % "
         f"interval; the difference from the row {table.default} of the same seed, and whether its direction is the "
-        "paper's (of twenty such intervals one misses by chance); step time and peak memory as multiples of that row's.\n",
+        "paper's (of twenty such intervals one misses by chance); step time, which other work on the machine spoils, and peak "
+        "memory as multiples of that row's.\n",
         f"| {' | '.join(columns)} |",
         "|" + "---|" * len(columns),
     ]
