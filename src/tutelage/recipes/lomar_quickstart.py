@@ -5,7 +5,7 @@
 Four windows of 4 x 4 of the 8 x 8 patches a picture, 12 of 16 hidden in each. Smaller pictures are resized. Its relative
 positions cannot be loaded by timm: add --backbone.positions sincos where that is wanted.
 Source: ours, for a first try; no paper has this setting.
-Expected: far less than MAE's at equal pictures: 13 points less in kNN on Fashion-MNIST (docs/results.md).
+Expected: far less than MAE's at equal pictures: 12 points less in kNN on Fashion-MNIST (docs/results.md).
 """
 
 from tutelage.encoder import BackboneSettings
