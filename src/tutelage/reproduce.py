@@ -24,7 +24,7 @@ from tutelage.config import Count, Settings
 from tutelage.data.index import open_data
 from tutelage.engine.run import write_json
 from tutelage.engine.settings import RunSettings
-from tutelage.errors import MachineError, Stopped, listed, printable
+from tutelage.errors import MachineError, SettingsError, Stopped, listed, printable
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes
 from tutelage.evaluation.parts import labelled_parts
 from tutelage.report.collect import read_lines
@@ -39,7 +39,7 @@ class ReproduceOptions(Settings):
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """pseudomae/table-8, ...; all are listed by `tutelage reproduce`."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")]
-    """With labels: a folder, a list or CSV file, or a named set."""
+    """With labels: a folder, a list or CSV file, or a named set. full: where the jobs find it; it is not looked at here."""
     scale: Literal["mini", "full"] = "mini"
     """mini: quick-starts of minutes, run here. full: the published setting, written as a SLURM array to submit."""
     seeds: Count = 3
@@ -49,7 +49,7 @@ class ReproduceOptions(Settings):
     train_pictures: Count = 10_000
     """mini: labelled training pictures that judge an encoder, evenly spread."""
     jobs: Count = 1
-    """Runs at once, which share the processors."""
+    """mini: runs at once, which share the processors."""
     out: Path = Path("reproduced")
     """Where runs and tables are kept; the same command goes on with what is there."""
 
@@ -70,22 +70,23 @@ class Job:
 def reproduce(options: ReproduceOptions) -> None:
     """Run what is missing of a table (or write it as a SLURM array), write and print what is there.
 
-    Raises SettingsError, DataError for pictures that runs cannot be judged on, MachineError R-25 where a run ended with an
-    error, Stopped S-75 by Ctrl-C or SIGTERM.
+    Raises SettingsError (C-40: an option that means nothing to the table), DataError for pictures that runs cannot be judged
+    on, MachineError R-25 where a run ended with an error, Stopped S-75 by Ctrl-C or SIGTERM.
     """
     table = ablations.table(options.table).at(options.scale)
+    _refuse_idle(table, options)
     jobs = _jobs(table, options)
     for job in jobs:
         job.settings.check()
-    judges = _judges(table, options)
+    wanted = _judgement(table, options)
     where = options.out / options.scale / options.table
     where.mkdir(parents=True, exist_ok=True)
     failed: list[Job] = []
     if options.scale == "full":
         _write_array(table, jobs, where, options)
     else:
-        failed = _Runner(table, options, judges).run(jobs)
-    lines = compared(table, {row.name: _results(table, jobs, row, judges) for row in table.runs})
+        failed = _Runner(table, options, wanted).run(jobs)
+    lines = compared(table, {row.name: _results(table, jobs, row, wanted) for row in table.runs})
     text = markdown(table, lines, _title(table, options))
     (where / "table.md").write_text(text, encoding="utf-8")
     write_json(where / "table.json", {"table": options.table, **options.model_dump(mode="json"), "rows": plain(lines)})
@@ -100,19 +101,35 @@ def reproduce(options: ReproduceOptions) -> None:
         )
 
 
-def _judges(table: Table, options: ReproduceOptions) -> int | None:
-    """How many labelled pictures teach the classifiers that judge an encoder here; refuses pictures on which none could.
+def _refuse_idle(table: Table, options: ReproduceOptions) -> None:
+    """Raise SettingsError C-40 for options that change nothing at this scale, or in this table."""
+    full = options.scale == "full"
+    idle = {"pictures": full, "train_pictures": full or table.judged_by == "classifier", "jobs": full}
+    default = ReproduceOptions(table=options.table, data=options.data)
+    given = [name for name, unused in idle.items() if unused and getattr(options, name) != getattr(default, name)]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise SettingsError(
+            "C-40",
+            f"{flags} would change nothing in {options.table} at the {options.scale} scale.",
+            todo="Leave it out.",
+        )
 
-    None where any number will do: where runs bring their classifier, and where they are judged elsewhere.
+
+def _judgement(table: Table, options: ReproduceOptions) -> dict[str, Any]:
+    """What a line of evaluations.jsonl says where it counts here: whom it is of, and by which pictures it was judged.
+
+    Refuses pictures by which nobody could be. At the full scale they are elsewhere, and any will do.
     """
     if options.scale == "full":
-        return None
-    parts, _ = labelled_parts(open_data(options.data))
-    if table.judged_by == "classifier":
-        return None
-    train = parts.spread(options.train_pictures).train
-    refuse_small_classes(train, LowShotSettings())
-    return len(train)
+        return {"teacher": None}
+    data = open_data(options.data)
+    parts, _ = labelled_parts(data)
+    if table.judged_by == "encoder":
+        parts = parts.spread(options.train_pictures)
+        refuse_small_classes(parts.train, LowShotSettings())
+    counts = {name: len(part) for name, part in parts._asdict().items()}
+    return {"teacher": None, "fingerprint": data.fingerprint, "pictures": counts}
 
 
 def _title(table: Table, options: ReproduceOptions) -> str:
@@ -144,8 +161,8 @@ def _jobs(table: Table, options: ReproduceOptions) -> list[Job]:
 class _Runner:
     """Runs jobs in processes of their own, a few at a time; what is finished and judged is not run again."""
 
-    def __init__(self, table: Table, options: ReproduceOptions, judges: int | None) -> None:
-        self.table, self.options, self.judges = table, options, judges
+    def __init__(self, table: Table, options: ReproduceOptions, wanted: dict[str, Any]) -> None:
+        self.table, self.options, self.wanted = table, options, wanted
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -190,7 +207,7 @@ class _Runner:
         return words
 
     def _judged(self, job: Job) -> bool:
-        return len(_scores(job, self.table, self.judges)) == len(PROTOCOLS[self.table.judged_by])
+        return len(_scores(job, self.table, self.wanted)) == len(PROTOCOLS[self.table.judged_by])
 
     def _command(self, words: list[str], log: Any) -> int:
         # A session of its own: Ctrl-C reaches this process alone, which asks each run once.
@@ -280,22 +297,22 @@ train "$run-finetuned" finetune "$run" --recipe {recipe} --data {data} --seed "$
 # --- what was found ---------------------------------------------------------------------------------------------------
 
 
-def _scores(job: Job, table: Table, judges: int | None) -> dict[str, float]:
-    """Accuracies of a run in per cent, by protocol: the last of each that so many pictures taught."""
-    return {
-        line["protocol"]: 100 * line["accuracy"]
-        for line in read_lines(job.judged / "evaluations.jsonl")
-        if line["protocol"] in PROTOCOLS[table.judged_by] and judges in (None, line["pictures"]["train"])
-    }
+def _scores(job: Job, table: Table, wanted: dict[str, Any]) -> dict[str, float]:
+    """Accuracies of a run in per cent, by protocol: the first of each that counts, for later ones may be of other settings."""
+    found: dict[str, float] = {}
+    for line in read_lines(job.judged / "evaluations.jsonl"):
+        if line["protocol"] in PROTOCOLS[table.judged_by] and wanted.items() <= line.items():
+            found.setdefault(line["protocol"], 100 * line["accuracy"])
+    return found
 
 
-def _results(table: Table, jobs: Sequence[Job], row: Row, judges: int | None) -> dict[int, Result]:
+def _results(table: Table, jobs: Sequence[Job], row: Row, wanted: dict[str, Any]) -> dict[int, Result]:
     """By seed, the runs of a row that are finished and judged."""
     found = {}
     for job in (job for job in jobs if job.row is row):
-        scores = _scores(job, table, judges)
+        scores = _scores(job, table, wanted)
         speeds = [line["images_per_second"] for line in read_lines(job.out / "metrics.jsonl")]
         memory = [line["peak_memory"] for line in read_lines(job.out / "events.jsonl") if "peak_memory" in line]
         if len(scores) == len(PROTOCOLS[table.judged_by]) and speeds and memory:
-            found[job.seed] = Result(scores, median(speeds), memory[-1])
+            found[job.seed] = Result(scores, median(speeds), max(memory))
     return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 
 from tutelage import ablations
 from tutelage.cli import main
+from tutelage.durable import append_lines
 from tutelage.engine.settings import read_settings
+from tutelage.report.collect import read_lines
 from tutelage.reproduce import ReproduceOptions, _jobs, _scores
 
 TABLE = "pseudomae/table-7"
@@ -39,11 +42,24 @@ def test_a_table_is_run_once_and_read_again(tmp_path: Path, capsys: pytest.Captu
 
     table = ablations.table(TABLE)
     options = ReproduceOptions(table=TABLE, data="digits", seeds=1, pictures=128, out=tmp_path)
-    assert [len(_scores(job, table, 200)) for job in _jobs(table, options)] == [3, 3]
-    assert [_scores(job, table, 300) for job in _jobs(table, options)] == [{}, {}], "judged by other pictures"
+    jobs = _jobs(table, options)
+    own = read_lines(jobs[0].out / "evaluations.jsonl")[0]
+    wanted = {name: own[name] for name in ("teacher", "fingerprint", "pictures")}
+    assert [len(_scores(job, table, wanted)) for job in jobs] == [3, 3]
+    for other in ({"pictures": {"train": 300}}, {"fingerprint": "another"}, {"teacher": "labelling_teacher"}):
+        assert [_scores(job, table, wanted | other) for job in jobs] == [{}, {}], "judged by other pictures, or another"
 
-    with next(tmp_path.rglob("evaluations.jsonl")).open("a") as half:
-        half.write('{"protocol": "knn/1", "accu')  # a machine that went down
+    # What was asked of a run meanwhile, a start of what is finished, and a machine that went down while it wrote.
+    others = [
+        {"teacher": "labelling_teacher"},
+        {"fingerprint": "another"},
+        {"pictures": {"train": 7}},
+        {"settings": {}},
+    ]
+    append_lines(jobs[0].out / "evaluations.jsonl", [json.dumps(own | other | {"accuracy": 0.0}) for other in others])
+    append_lines(jobs[0].out / "events.jsonl", ['{"event": "finished", "peak_memory": 1}'])
+    with (jobs[1].out / "evaluations.jsonl").open("a") as half:
+        half.write('{"protocol": "knn/1", "accu')
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("evaluations.jsonl")}
     assert len(before) == 2
     assert main(words(tmp_path)) == 0
@@ -141,11 +157,31 @@ def test_the_array_finetunes_what_it_pretrained_as_the_paper_does_and_judges_tha
     seed = folder / "seed-1"
     (seed / "metrics.jsonl").write_text('{"step": 1, "images_per_second": 100.0}\n')
     (seed / "events.jsonl").write_text('{"event": "finished", "peak_memory": 1000}\n')
-    line = {"protocol": "classifier/1", "accuracy": 0.75, "pictures": {"train": 9}}
+    line = {"protocol": "classifier/1", "accuracy": 0.75, "teacher": None}
     (folder / "seed-1-finetuned" / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
     capsys.readouterr()
     assert main(words) == 0
     assert "| 75.0 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "words", "said"),
+    [
+        (
+            TABLE,
+            ["--scale=full", "--jobs=2", "--pictures=9"],
+            "--pictures, --jobs would change nothing in .* full scale",
+        ),
+        (TABLE, ["--scale=full", "--train-pictures=9"], "--train-pictures would change nothing"),
+        ("semi-mae/table-3", ["--train-pictures=9"], "--train-pictures would change nothing in .* mini scale"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(
+    table: str, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", table, "--data=digits", f"--out={tmp_path}", *words]) == 2
+    assert re.search(f"^C-40: {said}", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_pictures_without_labels_are_refused_before_anything_runs(
