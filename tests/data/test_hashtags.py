@@ -284,7 +284,7 @@ def test_other_tags_are_another_set(photos: Path) -> None:
 def test_tags_come_from_json_beside_the_pictures(photos: Path) -> None:
     for k, told in enumerate(
         [
-            {"tags": ["boot", "tennis shoe"]},
+            {"tags": ["boot", "#tennis shoe #box"]},
             {"hashtags": "#box #mice"},
             {"caption": "my #boots"},
             {"tags": [1, None], "x": 2},
@@ -294,7 +294,7 @@ def test_tags_come_from_json_beside_the_pictures(photos: Path) -> None:
         (photos / f"{k:02d}.json").write_text(json.dumps(told))
     (photos / "05.png.json").write_text(json.dumps({"tags": ["box"]}))
     data = opened(photos, None)
-    assert named(data, 0) == {"boot.n.01", "gym_shoe.n.01"}
+    assert named(data, 0) == {"boot.n.01", "gym_shoe.n.01", "box.n.01"}
     assert named(data, 1) == {"box.n.01", "mouse.n.01|mouse.n.02"}
     assert named(data, 2) == {"boot.n.01"} and named(data, 5) == {"box.n.01"}
     assert named(data, 3) == named(data, 4) == set()
@@ -355,13 +355,29 @@ def test_values_that_are_no_tags_say_nothing(photos: Path, value: object) -> Non
         "##",
         "猫 собака كلب",
         "😀😀 🐈",
+        "1️⃣ ™️ ℹ️ Ⓜ️",
+        "½ ²",
         "<script>alert(1)</script>",
         "=cmd()",
         "boot" * 2000,
         "\u202etoob",
         "\u200b\u0000\ufeff",
     ],
-    ids=["empty", "blanks", "sign", "signs", "scripts", "emoji", "markup", "formula", "long", "mirrored", "unseen"],
+    ids=[
+        "empty",
+        "blanks",
+        "sign",
+        "signs",
+        "scripts",
+        "emoji",
+        "signs of letters",
+        "numbers",
+        "markup",
+        "formula",
+        "long",
+        "mirrored",
+        "unseen",
+    ],
 )
 def test_what_means_nothing_is_dropped_and_the_rest_is_learned(photos: Path, cell: str) -> None:
     data = opened(photos, table(photos, ["box", "boot", cell]))
@@ -372,6 +388,9 @@ def test_what_means_nothing_is_dropped_and_the_rest_is_learned(photos: Path, cel
 @pytest.mark.parametrize(
     "cell",
     [
+        "boot™",
+        "boot❤️",
+        "ｂｏｏｔ",
         "bo\u200bot",
         "bo\u200cot",
         "b\u2060oots",
@@ -381,7 +400,19 @@ def test_what_means_nothing_is_dropped_and_the_rest_is_learned(photos: Path, cel
         "boot\u0000",
         "bo\u0000ot",
     ],
-    ids=["space", "non-joiner", "joiner", "hyphen", "mark", "right to left", "zero byte", "zero byte within"],
+    ids=[
+        "trade mark",
+        "heart",
+        "full width",
+        "space",
+        "non-joiner",
+        "joiner",
+        "hyphen",
+        "mark",
+        "right to left",
+        "zero byte",
+        "zero byte within",
+    ],
 )
 def test_characters_that_are_not_seen_leave_a_tag_what_it_is(photos: Path, cell: str) -> None:
     data = opened(photos, table(photos, ["box", "boot", cell]))

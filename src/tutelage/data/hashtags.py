@@ -18,7 +18,7 @@ from tutelage.data.listing import is_unicode, read_table
 from tutelage.data.sources import FileSource, Pictures, Source
 from tutelage.data.tags import Tags, Word
 from tutelage.data.wordnet import open_wordnet
-from tutelage.data.words import in_caption, split, tag
+from tutelage.data.words import in_caption, in_list, split
 from tutelage.errors import DataError, listed
 
 LARGEST = 1 << 24
@@ -195,7 +195,7 @@ def _in_json(told: dict[str, Any], settings: TagSettings) -> list[str]:
         if isinstance(tags, str):
             words += split(tags)
         elif isinstance(tags, list):
-            words += [word for item in tags if isinstance(item, str) and (word := tag(item))]
+            words += [word for item in tags if isinstance(item, str) for word in in_list(item)]
     caption = told.get("caption")
     return words + (in_caption(caption, settings.caption_words) if isinstance(caption, str) else [])
 

@@ -36,7 +36,11 @@ def share_of(wanted: str, known: int) -> float:
     if known == 0:
         raise DataError("D-23", "the training pictures have no labels to choose from.", todo="Give a labelled set.")
     if not found[2] and number > known:
-        raise DataError("D-23", f"labels asks for {int(number):,}, but only {known:,} training pictures have one.")
+        raise DataError(
+            "D-23",
+            f"labels asks for {int(number):,}, but only {known:,} training pictures have one.",
+            todo="Ask for fewer, or label more.",
+        )
     return number / 100 if found[2] else number / known
 
 

@@ -7,6 +7,7 @@ Read from its own files, whose form is wndb(5WN): `index.noun` (words and the pl
 
 import hashlib
 import os
+import re
 import sys
 import tarfile
 import tempfile
@@ -48,6 +49,8 @@ _PLURALS = (
     ("ies", "y"),
 )
 """Endings of plurals and what they were: WordNet's rules of detachment for nouns (morphy(7WN)), and nltk's for ves."""
+_EMOJI = re.compile("[0-9#*]\ufe0f?\u20e3|.\ufe0f")
+"""A digit on a key, or what is asked to be shown as a picture."""
 
 
 class Synset(NamedTuple):
@@ -124,14 +127,19 @@ class WordNet:
 
 def squeezed(word: str) -> str:
     """A word's letters and digits, in lower case and without accents."""
-    plain = unicodedata.normalize("NFKD", word).casefold()
-    return "".join(c for c in plain if c.isalnum())
+    return "".join(c for c in _plain(word) if c.isalnum())
 
 
 def _spelling(word: str) -> str:
     """As `index.noun` spells words: in lower case, without accents, with underscores for blanks."""
-    plain = "_".join(unicodedata.normalize("NFKD", word).casefold().split())
+    plain = "_".join(_plain(word).split())
     return "".join(c for c in plain if c.isalnum() or c in "_-'./").strip("_")
+
+
+def _plain(word: str) -> str:
+    """In lower case, accents apart from their letters, without what only looks like letters: emoji, signs, fractions."""
+    kept = [c for c in _EMOJI.sub("", word) if unicodedata.category(c)[0] != "S" and unicodedata.category(c) != "No"]
+    return unicodedata.normalize("NFKD", "".join(kept)).casefold()
 
 
 def _lines(data: bytes) -> list[str]:

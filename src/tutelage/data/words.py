@@ -35,9 +35,9 @@ def split(text: str) -> list[str]:
     return [bare for part in parts if (bare := _bare(part))]
 
 
-def tag(text: str) -> str:
-    """The one tag in a text, in lower case; empty where there is none."""
-    return _bare(plain(text))
+def in_list(text: str) -> list[str]:
+    """The tag in an item of a list, blanks and commas and all, or those in one with several number signs."""
+    return [bare for part in re.split(r"[#＃]", plain(text)) if (bare := _bare(part))]
 
 
 def in_caption(text: str, nouns: bool) -> list[str]:
