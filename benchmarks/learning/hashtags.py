@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/learning/hashtags.py tags-0.csv [--wrong 0.2] [--missing 0.3] [--seed 0]
 
-Of a picture's class a word is written (its name, a synonym or what it is a kind of, in one of several spellings) unless it is
-missing; with the rate `wrong` it is another class's. Beside it come words that have nothing to do with the picture, more often
-frequent ones: 1.5 on average, of which half are no nouns of WordNet. All rates are shares of pictures. The same seed writes the
-same table; training and test pictures have tags.
+Of a picture's class one word or more are written, 1.5 on average (its name, a synonym or what it is a kind of, in one of
+several spellings), unless they are missing; with the rate `wrong` they are another class's, of which some fit all the same (a
+coat is a garment too). Beside them come words that have nothing to do with the picture, more often frequent ones: 1.5 on
+average, of which half are no nouns of WordNet. The same seed writes the same table; training and test pictures have tags.
 """
 
 import argparse

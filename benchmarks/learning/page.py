@@ -167,22 +167,39 @@ def classifiers(rows: dict[str, list[Line]]) -> str:
 
 
 def grid(rows: dict[str, list[Line]], title: str, protocol: str, judged: str) -> str:
-    """Accuracy by epochs of MAE (down) and then of tags (across), a table for each width; 0 and 0 is the untrained encoder."""
-    cells: dict[str, dict[tuple[float, float], list[float]]] = defaultdict(dict)
+    """Accuracy by epochs of MAE (down) and then of tags (across), a table for each width; 0 and 0 is the untrained encoder.
+
+    Under it what MAE before the tags adds to runs with the same seed, and to each of the two alone for as long.
+    """
+    cells: dict[str, dict[tuple[float, float], dict[int, float]]] = defaultdict(dict)
     for name, lines in rows.items():
         width, *stages = name.split(", ")
         epochs = dict(stage.split() for stage in stages if stage != "untrained")
         place = float(epochs.get("MAE", 0)), float(epochs.get("tags", 0))
-        cells[width][place] = [accuracy(last(line), protocol, judged) for line in lines]
+        cells[width][place] = {line["seed"]: accuracy(last(line), protocol, judged) for line in lines}
     out = []
     for width, own in cells.items():
         before, after = (sorted({place[i] for place in own}) for i in (0, 1))
         out += [f"\n**{title}, {width}**\n", f"| MAE, epochs | {' | '.join(f'{a:g} of tags' for a in after)} |"]
         out.append("|---" * (len(after) + 1) + "|")
         for b in before:
-            row = [spread(own[b, a]) if (b, a) in own else "" for a in after]
+            row = [spread([*own[b, a].values()]) if (b, a) in own else "" for a in after]
             out.append(f"| {b:g} | {' | '.join(row)} |")
+        for b in (b for b in before if b and (b, after[-2]) in own):
+            row = ["" if not a or (b, a) not in own else gain(own[b, a], own[0, a]) for a in after]
+            out.append(f"| {b:g}, above 0 with the same seed | {' | '.join(row)} |")
+        both, tags, mae = own[before[-2], after[-2]], own[0, after[-1]], own[before[-1], 0]
+        out.append(
+            f"\n{before[-2]:g} of MAE and {after[-2]:g} of tags, beside {after[-1]:g} of tags alone: {gain(both, tags)}; "
+            f"beside {before[-1]:g} of MAE alone: {gain(both, mae)}."
+        )
     return "\n".join(out) + "\n\n"
+
+
+def gain(own: dict[int, float], other: dict[int, float]) -> str:
+    """By how much one is above the other with the same seed: the mean, and behind ± its standard error."""
+    text = spread([own[seed] - other[seed] for seed in own.keys() & other.keys()])
+    return text if text.startswith("-") else f"+{text}"
 
 
 def guesses(rows: dict[str, list[Line]], file: Path) -> str:

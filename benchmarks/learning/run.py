@@ -8,6 +8,7 @@ settings, versions, hardware, time, accuracies, monitors and thinned losses; pag
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -59,8 +60,11 @@ def run_table(args: argparse.Namespace) -> None:
         return code
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        firsts = [name for name in missing if name in begun]  # what others begin from comes before them
-        for names in ([*lost, *firsts], [name for name in missing if name not in begun]):
+        inits = {name_of(table, row): row.init for table, rows in TABLES.items() for row in rows}
+        firsts = [*lost, *(name for name in missing if name in begun)]  # what others begin from comes before them
+        of_nothing = [name for name in firsts if not inits[name.rpartition("/")[0] + "/"]]
+        on_from = [name for name in firsts if name not in of_nothing]
+        for names in (of_nothing, on_from, [name for name in missing if name not in begun]):
             if code := max(pool.map(one, names), default=0):
                 sys.exit(code)
 
@@ -106,7 +110,7 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
         "monitors": lines(run / "monitors.jsonl"),
         # Where things lay on the machine is nobody's business: the row says what was begun from, and on which set.
         "settings": json.loads((run / "settings.json").read_text())
-        | {"init": row.init or None, "data": row.data, "tags": "hashtags.py" if row.tags else None},
+        | {"init": row.init or None, "data": row.data, "tags": tagged_by(row, seed, args)},
         "environment": {
             name: value
             for name, value in json.loads((run / "environment.json").read_text()).items()
@@ -115,10 +119,20 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
     }
 
 
+def tagged_by(row: Row, seed: int, args: argparse.Namespace) -> str | None:
+    """Which table of hashtags.py a row learns, by its SHA-256: another rate of wrong words is another table."""
+    return f"hashtags.py {hashlib.sha256(tags_of(seed, args).read_bytes()).hexdigest()}" if row.tags else None
+
+
+def tags_of(seed: int, args: argparse.Namespace) -> Path:
+    """The table of tags of a seed."""
+    return Path(args.tags.format(seed=seed))
+
+
 def begun_from(row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The settings that name the run with the same seed that a row begins from, and the tags that it learns."""
     init = {"init": str(Path(args.out, f"{row.init}{seed}"))} if row.init else {}
-    return init | ({"tags": args.tags.format(seed=seed)} if row.tags else {})
+    return init | ({"tags": str(tags_of(seed, args))} if row.tags else {})
 
 
 def unchanged(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
