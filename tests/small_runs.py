@@ -52,6 +52,10 @@ SHRUNK: dict[str, dict[str, Any]] = {
     "segment": {"method": {"channels": 8, "auxiliary_channels": 8}},
     "fixmatch": {"labels": "10%", "method": {"threshold": 0.11, "unlabelled_ratio": 7, "mixing": "probabilistic"}},
     "semi-mae": {"labels": "100", "method": {"branch": _DECODER, "threshold": 0.11, "unlabelled_ratio": 7}},
+    "semi-mae-pseudomae": {
+        "labels": "100",
+        "method": {"branch": {**_DECODER, "head": HEAD}, "threshold": 0.11, "unlabelled_ratio": 7},
+    },
     "semiformer": {"labels": "100", "method": {"conv": "resnet10t", "threshold": 0.11}},
 }
 """What makes each quick-start small enough, beside TINY: a threshold that first guesses pass."""

@@ -25,11 +25,9 @@ BY_TEACHER = {
     "guesses_by": "teacher",
     "hands_on": "teacher",
 }
-BRANCH = {"branch": SHRUNK["pseudomae"]["method"], "threshold": 0.11}
 MORE: dict[str, dict[str, Any]] = {
     "fixmatch, by its teacher": {"method": BY_TEACHER},
     "finetune, averaged": {"method": {"ema": 0.9, "hands_on": "teacher"}},
-    "semi-mae-pseudomae": {"labels": "100", "method": BRANCH},
 }
 """Quick-starts with what they are changed by, beside each method's own."""
 

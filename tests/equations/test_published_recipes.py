@@ -1,7 +1,7 @@
-"""Published recipes with two runs or two streams, built at full size without memory, beside the numbers of the papers.
+"""The family's published recipes, built at full size without memory, beside the numbers of the papers.
 
-The table is written from methods.md 2.1, 2.6, 2.7 and 2.9, not from the recipes. Each recipe is read as its docstring's command
-reads it.
+The table is written from methods.md 2.1, 2.3, 2.4, 2.6, 2.7 and 2.9, not from the recipes. Each recipe is read as its
+docstring's command reads it.
 """
 
 import math
@@ -22,7 +22,11 @@ from tutelage.engine.optim import build_optimizer, set_lr
 from tutelage.engine.settings import RunSettings
 from tutelage.engine.train import learning_rate
 from tutelage.method import Method
+from tutelage.methods.lomar import LoMaRSettings
 from tutelage.methods.mae import MAE, MAESettings
+from tutelage.methods.pseudomae import PseudoMAE, PseudoMAESettings
+from tutelage.methods.rc_mae import RCMAESettings
+from tutelage.methods.semi_mae import SemiMAE
 from tutelage.methods.semiformer import Semiformer
 from tutelage.methods.weakly_supervised import WeaklySupervised
 from tutelage.options import parse
@@ -31,6 +35,8 @@ SIZES = {"S": (12, 384, 6, 16), "B": (12, 768, 12, 16), "L": (24, 1024, 16, 16),
 """Blocks, width, heads and patch."""
 DECODER = {"width": 512, "depth": 8, "heads": 16}
 """MAE's."""
+SMALL_DECODER = {"width": 256, "depth": 4, "heads": 8}
+"""RC-MAE's at ViT-S."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,14 @@ class Row:
 # methods.md 2.9: MAE on 3 billion pictures in one epoch (its 40 of warm-up are cut), then SWAG's settings
 MASKED = Row("B", 1, 4096, 2.4e-3, 0.05, warmup=40, warmup_share=0.2, pixels_standardised=True)
 TAGS = Row("B", 1, 8192, 4e-4, 0.1, warmup_share=0.05)
+# methods.md 2.3 and 2.4
+RC_MAE = Row("B", 800, 4096, 2.4e-3, 0.05, warmup=40, pixels_standardised=True)
+LOMAR = Row("B", 400, 4096, 2.4e-3, 0.05, warmup=20, pixels_standardised=True)
+# methods.md 2.6: 100 + 600 epochs; S7, S8
+SEMI_MAE = Row(
+    "S", 700, 1024, 1e-3, 0.05, warmup=5, min_lr=1e-5, betas=(0.9, 0.999), drop_path=0.1, labels="10%",
+    pixels_standardised=False,
+)  # fmt: skip
 # methods.md 2.7, Semiformer's code, and Semi-MAE's branch (2.6, S7)
 SEMIFORMER = Row(
     "S", 600, 1024, 1e-3, 0.05, warmup=5, min_lr=1e-5, betas=(0.9, 0.999), drop_path=0.1, labels="10%"
@@ -66,6 +80,14 @@ TABLE = {
     "weakly-supervised-vitb16": TAGS,
     "semiformer-vits16": SEMIFORMER,
     "semiformer-mae-vits16": replace(SEMIFORMER, pixels_standardised=False),
+    "rc-mae-vits16": replace(RC_MAE, size="S", epochs=1600),
+    "rc-mae-vitb16": RC_MAE,
+    "rc-mae-vitb16-code": RC_MAE,
+    "rc-mae-vitl16": replace(RC_MAE, size="L", epochs=1600),
+    "lomar-vitb16": LOMAR,
+    "semi-mae-vits16": SEMI_MAE,
+    "semi-mae-lomar-vits16": replace(SEMI_MAE, pixels_standardised=True),
+    "semi-mae-pseudomae-vits16": replace(SEMI_MAE, pixels_standardised=None),
 }
 FIRST = {f"first of {name}": replace(MASKED, size=row.size) for name, row in TABLE.items() if name[:4] == "pre-"}
 ROWS = TABLE | FIRST
@@ -92,7 +114,7 @@ def built(name: str) -> Method:
 
 
 def test_every_published_recipe_of_these_kinds_is_in_the_table() -> None:
-    kinds = ("pre-pretraining", "weakly-supervised", "semiformer")
+    kinds = ("pre-pretraining", "weakly-supervised", "semiformer", "semi-mae", "rc-mae", "lomar")
     assert set(TABLE) == {n for n in recipes.names() if n.startswith(kinds) and not n.endswith("quickstart")}
     assert settings_of("weakly-supervised-vitb16").first is None
     for size in ("vitb16", "vitl16", "vith14"):
@@ -150,6 +172,11 @@ def test_the_learning_rate_rises_and_falls_as_the_table_says(name: str, epochs: 
 def test_it_learns_from_what_the_table_says(name: str) -> None:
     row, method = ROWS[name], built(name)
     settings = method.settings
+    if isinstance(method, SemiMAE):
+        mixed = (settings.threshold, settings.unlabelled_weight, settings.unlabelled_ratio, settings.label_smoothing)
+        assert mixed == (0.7, 10.0, 7, 0.0) and (settings.warmup_epochs, settings.max_warmup_share) == (100, 100 / 700)
+        assert settings.branch_weight == 5.0 and not settings.warmup_branch and settings.mixing == "none"
+        settings = settings.branch
     if isinstance(method, Semiformer):
         mixed = (settings.threshold, settings.unlabelled_weight, settings.unlabelled_ratio, settings.label_smoothing)
         assert mixed == (0.7, 4.0, 7, 0.1) and (settings.warmup_epochs, settings.max_warmup_share) == (30, 30 / 600)
@@ -157,7 +184,22 @@ def test_it_learns_from_what_the_table_says(name: str) -> None:
         assert len(method.conv.meetings) == 11 and method.conv.width == 2048
         settings = settings.branch
         assert method.settings.branch_weight == 5.0
-    if row.pixels_standardised is None:
+    positions = "relative" if isinstance(settings, LoMaRSettings) else "sincos"
+    assert settings_of(name).backbone.positions == positions
+    if isinstance(settings, LoMaRSettings):
+        assert (settings.num_windows, settings.window, int(49 * settings.mask_ratio)) == (4, 7, 39)
+        assert (settings.mask_ratio, settings.norm_pix, settings.layout) == (0.8, row.pixels_standardised, "correct")
+    elif isinstance(settings, RCMAESettings):
+        assert (settings.mask_ratio, settings.norm_pix, settings.consistency_weight) == (0.75, True, 1.0)
+        assert (settings.teacher_mask, settings.hands_on) == ("same", "consistency_teacher")
+        decoder = SMALL_DECODER if row.size == "S" else DECODER
+        assert {n: getattr(settings.decoder, n) for n in decoder} == decoder
+        teacher, code = settings.consistency_teacher, name.endswith("-code")
+        assert (teacher.every, teacher.schedule) == ("step", "epoch" if code else "run")
+        assert (teacher.momentum.start, teacher.momentum.end) == (0.996**2 if code else 0.996, 1.0)
+    elif isinstance(settings, PseudoMAESettings):
+        assert settings == PseudoMAESettings() and isinstance(method.masked, PseudoMAE)
+    elif row.pixels_standardised is None:
         assert settings is None or isinstance(method, WeaklySupervised)
     else:
         assert isinstance(settings, MAESettings) and isinstance(method.masked, MAE)

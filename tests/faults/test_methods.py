@@ -15,7 +15,7 @@ OTHERS = [
     "semi-mae",  # two streams and a branch: the one that `make test` tries
     *(
         pytest.param(name, marks=pytest.mark.long)
-        for name in ("sdae", "rc-mae", "lomar", "fixmatch", "semiformer", "supervised")
+        for name in ("sdae", "rc-mae", "lomar", "fixmatch", "semi-mae-pseudomae", "semiformer", "supervised")
     ),
 ]
 
