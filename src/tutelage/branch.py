@@ -22,7 +22,11 @@ def check_branch(branch: MethodSettings | None, grid: tuple[int, int], pictures:
     """Refuse a branch that is no masked method, or does not fit so many unlabelled pictures. Raises SettingsError C-24."""
     if branch:
         if "mask_ratio" not in type(branch).model_fields:
-            raise SettingsError("C-24", f"method.branch '{branch.name}' is no masked method.")
+            raise SettingsError(
+                "C-24",
+                f"method.branch '{branch.name}' is no masked method.",
+                todo="Name mae, sdae, pseudomae, rc_mae or lomar.",
+            )
         branch.check(grid, pictures)
 
 

@@ -8,7 +8,7 @@ with one, and a threshold of 0.6 (chosen on held-out pictures: docs/results.md, 
 run teaches itself one class; and crops take at least half of a picture, as 8 % of a small one shows next to nothing. In longer
 runs more pictures without labels may pay: --method.unlabelled-ratio 7 --method.threshold 0.95 are FixMatch's own.
 Source: ours; no paper has this setting.
-Expected: docs/results.md has what was measured here, if anything was.
+Expected: docs/results.md has what was measured here.
 """
 
 from tutelage.data.strong import StrongView

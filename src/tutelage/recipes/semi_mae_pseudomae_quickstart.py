@@ -3,9 +3,9 @@
     tutelage pretrain semi-mae-pseudomae-quickstart --data fashion-mnist --labels 250
 
 FixMatch (see fixmatch-quickstart) with PseudoMAE (see pseudomae-quickstart) beside it, on the same encoder: two teachers, and
-the network's own guesses. Two to three times the time of semi-mae-quickstart.
+the network's own guesses. Half as much time again as semi-mae-quickstart.
 Source: ours; nobody seems to have tried it.
-Expected: docs/results.md has what was measured here, if anything was.
+Expected: docs/results.md has what was measured here.
 """
 
 from tutelage.recipes.fixmatch_quickstart import RECIPE as FIXMATCH

@@ -4,7 +4,7 @@
 
 FixMatch (see fixmatch-quickstart) with a masked autoencoder beside it, on the same encoder, which weighs as much.
 Source: ours; no paper has this setting.
-Expected: docs/results.md has what was measured here, if anything was.
+Expected: docs/results.md has what was measured here.
 """
 
 from tutelage.recipes.fixmatch_quickstart import RECIPE as FIXMATCH

@@ -1,11 +1,11 @@
-"""Semiformer for small pictures and few labels: 32 px, patch 4, a ViT of 128 x 6 beside a ResNet-18; an hour on two cores.
+"""Semiformer for small pictures and few labels: 32 px, patch 4, a ViT of 128 x 6 beside a ResNet-18.
 
     tutelage pretrain semiformer-quickstart --data fashion-mnist --labels 250
 
 As fixmatch-quickstart, with a convolutional stream that guesses the labels: its ratio, threshold, weight and crops, for what
-is published for ImageNet teaches a short run one class (docs/results.md).
+is published for ImageNet teaches a short run one class (docs/results.md). Some five hours on two cores, fewer with `--epochs`.
 Source: ours, for a first try; no paper has this setting.
-Expected: docs/results.md has what was measured here, if anything was.
+Expected: docs/results.md has what was measured here.
 """
 
 from tutelage.data.strong import StrongView
