@@ -134,6 +134,52 @@ def test_a_twentieth_of_ln_of_the_prototypes_divides_flat_labels_from_those_that
     assert found.state == state
 
 
+@pytest.mark.parametrize(
+    ("spread", "used", "state", "mark"),
+    [(0.0, 1, "one_label", ["bad"]), (0.45, 12, "healthy", ["note"]), (0.96, 94, "healthy", [])],
+)
+def test_labels_that_are_all_the_same_have_collapsed_though_their_loss_is_low(
+    spread: float, used: int, state: State, mark: list[Mark]
+) -> None:
+    """As a softmax alone, centring and Sinkhorn left them in docs/results.md."""
+    metrics = run(falling, **{"class": lambda f: 5.0 * (1 - f), "patch": lambda f: 3.0})
+    monitors = healthy(class_prototype_entropy=lambda f: spread, class_prototypes_used=lambda f: used)
+    found = verdict(metrics, monitors, LABELS, FINISHED)
+    assert (found.state, marks(found, f"class labels fall on {used} of 512 prototypes")) == (state, mark)
+    assert bool(marks(found, "The class label loss")) == (state != "one_label"), "a loss of 0 is no praise"
+    assert marks(found, "The patch label loss") == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("spread", "weight", "patches", "mark"),
+    [
+        (0.0, 0.1, 0.9, "note"),
+        (0.0, 0.1, 0.1, "bad"),
+        (0.0, 1.0, 0.9, "bad"),
+        (0.24, 1.0, 0.9, "bad"),
+        (0.26, 1.0, 0.9, "note"),
+    ],
+)
+def test_collapsed_labels_that_weigh_little_are_noted_where_others_are_spread(
+    spread: float, weight: float, patches: float, mark: Mark
+) -> None:
+    method = {"head": {"prototypes": 512}, "class_weight": weight, "patch_weight": 0.01, "reconstruction_weight": 1.0}
+    spreads = {"class": spread, "patch": patches}
+    monitors = healthy(
+        **{f"{kind}_prototype_entropy": lambda f, kind=kind: spreads[kind] for kind in spreads},
+        **{f"{kind}_prototypes_used": lambda f: 3.0 for kind in spreads},
+    )
+    found = verdict(run(falling), monitors, {"method": method}, FINISHED)
+    assert marks(found, "class labels fall on 3 of 512 prototypes") == [mark]
+    assert found.state == ("one_label" if mark == "bad" else "healthy")
+
+
+def test_labels_that_were_alike_once_are_not_called_so() -> None:
+    spread = iter([0.0] * 9 + [0.9])
+    monitors = healthy(class_prototype_entropy=lambda f: next(spread), class_prototypes_used=lambda f: 90.0)
+    assert verdict(run(falling), monitors, LABELS, FINISHED).state == "healthy"
+
+
 def test_without_prototypes_no_head_is_called_uniform() -> None:
     metrics = run(falling, **{"class": lambda f: math.log(512)})
     assert verdict(metrics, healthy(), {"method": {"head": None}}, FINISHED).state == "healthy"
@@ -256,5 +302,6 @@ def test_strange_values_in_a_run_never_stop_the_verdict(value: Any) -> None:
     metrics = [line | {"loss": 0.5, "class": value, "data_wait": value, "skipped": 0} for line in run(falling)]
     monitors = [
         {"step": 1, "rank_me": value, "feature_std": value, "knn_accuracy": value, "position_constant_share": value}
+        | {"class_prototype_entropy": value, "class_prototypes_used": value}
     ]
     assert verdict(metrics, monitors, {"method": value}, [{"event": value}]).sentence

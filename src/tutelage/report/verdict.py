@@ -19,6 +19,7 @@ State = Literal[
     "constant",
     "worse",
     "uniform",
+    "one_label",
     "hubs",
     "misled",
     "plateaued",
@@ -46,6 +47,9 @@ UNIFORM = 0.05
 """Share of ln m that a label loss must be below ln m, for m prototypes, to tell anything. It was 0.01 to 0.035 in runs
 whose labels were flat and cost accuracy, and 0.12 to 0.23 in those that told something (docs/results.md). Flat labels that
 weigh less than the reconstruction are noted only where the others tell something: such runs were the best of all on glyphs."""
+ONE_LABEL, FEW_LABELS = 0.25, 0.5
+"""Entropy of the mean label over that of even ones: all pictures have one or two prototypes, and few. It was 0.96 and more in
+runs with Sinkhorn, 0.4 to 0.6 with centring, whose accuracy fell, and 0 with a softmax alone (docs/results.md)."""
 HUBS, FEW_MATCHES = 0.15, 0.3
 """Share of a picture's teacher tokens that any student token matches: hubs that take everything, and few. It fell to 0.08
 again and again in a run whose patch labels cost accuracy, and stayed at 0.4 to 0.6 in others (docs/results.md)."""
@@ -66,6 +70,7 @@ SENTENCES: dict[State, str] = {
     "constant": "The target is nearly a constant per position: the loss falls, but hardly for what the pictures show.",
     "worse": "The features are getting worse while the loss goes on.",
     "uniform": "The label head is uniform: it tells no more than a guess among all prototypes.",
+    "one_label": "The labels have collapsed: nearly all pictures are given the same one.",
     "hubs": "The patch labels have collapsed: all tokens of a picture match the same few teacher tokens.",
     "misled": "The guessed labels feed on themselves: it is sure of many pictures, and wrong.",
     "plateaued": "Plateaued: the second half of the run changed next to nothing.",
@@ -108,6 +113,7 @@ def verdict(
         "constant": _constant(metrics, monitors),
         "worse": _worse(monitors),
         "uniform": _uniform(metrics, monitors, settings),
+        "one_label": _one_label(monitors, settings),
         "hubs": _hubs(monitors),
         "misled": _misled(monitors),
     }
@@ -192,7 +198,9 @@ def _uniform(metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str
         return []
     chance, reasons = math.log(prototypes), []
     recent = {kind: _part(_series(metrics, kind), 0.75, 1) for kind in ("class", "patch")}
-    losses = {kind: median(values) for kind, values in recent.items() if values}
+    losses = {
+        kind: median(values) for kind, values in recent.items() if values and _spread(monitors, kind) >= ONE_LABEL
+    }
     flat = {kind for kind, loss in losses.items() if loss > (1 - UNIFORM) * chance}
     for kind, loss in losses.items():
         bad = kind in flat
@@ -209,6 +217,29 @@ def _uniform(metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str
         text += " It weighs little, and other labels tell something." if bad and light else ""
         reasons.append(Reason("note" if bad and light else "bad" if bad else "good", text, todo))
     return reasons
+
+
+def _one_label(monitors: Sequence[Row], settings: dict[str, Any]) -> list[Reason]:
+    """Whether labels of all pictures are of few prototypes: their loss then falls to nothing, and they teach nothing."""
+    method, reasons = settings.get("method"), []
+    prototypes = _number(prototypes_of(method))
+    known = [kind for kind in ("class", "patch") if _last(monitors, f"{kind}_prototypes_used")]
+    spreads = {kind: _spread(monitors, kind) for kind in known}
+    for kind, share in spreads.items():
+        used = _last(monitors, f"{kind}_prototypes_used")
+        if share < FEW_LABELS and prototypes:
+            light = max(spreads.values()) >= ONE_LABEL and _weight(method, kind) < _weight(method, "reconstruction")
+            text = (
+                f"The {kind} labels fall on {used:.0f} of {prototypes:.0f} prototypes, {share:.0%} as evenly as can be."
+            )
+            todo = "Balance them: --method.assignment sinkhorn with --method.sinkhorn-iterations 3."
+            reasons.append(Reason("bad" if share < ONE_LABEL and not light else "note", text, todo))
+    return reasons
+
+
+def _spread(monitors: Sequence[Row], kind: str) -> float:
+    """The better of the two last answers on how evenly labels use the prototypes; 1 where nothing is known."""
+    return max(_series(monitors, f"{kind}_prototype_entropy")[-2:], default=1.0)
 
 
 def _weight(method: Any, part: str) -> float:
