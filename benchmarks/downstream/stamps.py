@@ -56,10 +56,13 @@ def word_of(file: Path) -> str:
 
 
 def grounds(part: str) -> list[Image.Image]:
-    """Photographs and backgrounds of a part: every fourth is for testing."""
-    images = [Image.fromarray(np.asarray(getattr(skimage.data, name)())).convert("RGB") for name in PHOTOGRAPHS]
-    images += [Image.open(file).convert("RGB").resize((512, 512)) for file in sorted(BACKGROUNDS.glob("*.webp"))]
-    return [image for i, image in enumerate(images) if (i % 4 == 3) == (part == "test")]
+    """Photographs and backgrounds of a part: every fourth is for testing, dark and light ones of a name together."""
+    images = {name: [Image.fromarray(np.asarray(getattr(skimage.data, name)())).convert("RGB")] for name in PHOTOGRAPHS}
+    for file in sorted(BACKGROUNDS.glob("*.webp")):
+        name = re.sub("-[dl]$", "", file.stem)
+        images.setdefault(name, []).append(Image.open(file).convert("RGB").resize((512, 512)))
+    of_part = [own for i, own in enumerate(images.values()) if (i % 4 == 3) == (part == "test")]
+    return [image for own in of_part for image in own]
 
 
 def picture(

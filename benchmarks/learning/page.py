@@ -45,19 +45,14 @@ Measure = Callable[[dict[str, Any]], float]
 MEASURES: dict[str, dict[str, Measure]] = {
     "segment": {
         "mIoU": lambda scores: scores["segmenter"]["test"],
+        "mIoU, held out": lambda scores: scores["segmenter"]["held_out"],
         "pixels": lambda scores: scores["segmenter"]["details"]["pixel_accuracy"],
     },
     "detect": {
         "AP of boxes": lambda scores: scores["boxes"]["test"],
+        "AP of boxes, held out": lambda scores: scores["boxes"]["held_out"],
         "AP50": lambda scores: scores["boxes"]["details"]["ap50"],
         "AP of masks": lambda scores: scores["masks"]["test"],
-    },
-    "robustness": {
-        "clean error": lambda scores: scores["encoder"]["details"]["clean_error"],
-        "error when corrupted": lambda scores: 1 - scores["encoder"]["test"],
-        "mCE, untrained = 100": lambda scores: mean_corruption_error(
-            *(scores[name]["details"]["errors"] for name in ("encoder", "untrained"))
-        ),
     },
 }
 """What the tables of what encoders are good for show, shares by the scores of what was judged."""
@@ -68,11 +63,6 @@ GRIDS = {
     "hashtags-finetuned": [("fine-tuned", "classifier/1", "classifier")],
 }
 """What is shown of MAE, then tags: a name, a protocol and what it judged."""
-
-
-def mean_corruption_error(errors: dict[str, list[float]], baseline: dict[str, list[float]]) -> float:
-    """The mean over kinds of the errors at all severities as a share of the baseline's."""
-    return mean(sum(errors[kind]) / sum(baseline[kind]) for kind in errors)
 
 
 def page() -> None:
@@ -103,7 +93,10 @@ def block(table: str, scale: str) -> str:
         (rows,) = found(table, scale).values() or ({},)
         return downstream(rows, MEASURES[table])
     if table == "finetune":
-        return by_labels(found(table, scale)["fashion-mnist"], ("100%", "10%", "1%"))
+        rows, frozen = found(table, scale)["fashion-mnist"], found("sizes", scale)["fashion-mnist"]
+        return by_labels(rows, ("100%", "10%", "1%"), above="from scratch") + by_shots(frozen)
+    if table == "robustness":
+        return by_kind(found(table, scale)["fashion-mnist"])
     if table in GRIDS:
         return "".join(grid(found(table, scale)["fashion-mnist"], *of) for of in GRIDS[table])
     if table in ("few-tuning", "few-longer"):
@@ -139,8 +132,11 @@ def speeds(rows: dict[str, list[Line]]) -> str:
     return "\n".join(out) + "\n\n"
 
 
-def by_labels(rows: dict[str, list[Line]], counts: Sequence[str]) -> str:
-    """Accuracy of the runs' own classifiers by how many labels there were; rows are called METHOD, COUNT."""
+def by_labels(rows: dict[str, list[Line]], counts: Sequence[str], above: str = "") -> str:
+    """Accuracy of the runs' own classifiers by how many labels there were; rows are called METHOD, COUNT.
+
+    And by how much each is `above` a method, if one is named.
+    """
     methods = list(dict.fromkeys(name.rpartition(", ")[0] for name in rows if name.rpartition(", ")[2] in counts))
     out = [f"\n| method | pictures seen | {' | '.join(counts)} | seeds |", "|---" * (len(counts) + 3) + "|"]
     for method in methods:
@@ -149,6 +145,58 @@ def by_labels(rows: dict[str, list[Line]], counts: Sequence[str]) -> str:
         cells = [spread(values) if values else "" for values in scores]
         seen = ", ".join(dict.fromkeys(f"{line['row']['pictures']:,}" for lines in own for line in lines))
         out.append(f"| {method} | {seen} | {' | '.join(cells)} | {', '.join(str(len(lines)) for lines in own)} |")
+    for method in methods if above else ():
+        if method != above:
+            gains = [
+                gain(
+                    *(
+                        by_seed(rows.get(f"{one}, {labels}", []), "classifier/1", "classifier")
+                        for one in (method, above)
+                    )
+                )
+                for labels in counts
+            ]
+            out.append(f"| {method}, above {above} with the same seed | | {' | '.join(gains)} | |")
+    return "\n".join(out) + "\n\n"
+
+
+def by_shots(rows: dict[str, list[Line]]) -> str:
+    """Accuracy of a classifier on frozen features by how many pictures of each class had a label, of whole sets' encoders."""
+    shots = ("1", "2", "5", "10")
+    out = [f"\n| frozen encoder of | {' | '.join(f'{k} a class' for k in shots)} |", "|---" * (len(shots) + 1) + "|"]
+    for name, lines in rows.items():
+        if name.endswith(", 100 %"):
+            by_k = [
+                row["scores"][row["token"]]["details"]["test_by_k"]
+                for line in lines
+                for row in last(line)
+                if (row["protocol"], row["name"]) == ("low-shot/1", "encoder")
+            ]
+            out.append(
+                f"| {name.partition(',')[0]} | {' | '.join(spread([100 * own[k] for own in by_k]) for k in shots)} |"
+            )
+    return "\n".join(out) + "\n\n"
+
+
+def by_kind(rows: dict[str, list[Line]]) -> str:
+    """Errors of each encoder on clean pictures, by kind of corruption (over its severities), and beside itself untrained."""
+    scores = {
+        name: [{row["name"]: row["scores"][row["token"]]["details"] for row in last(line)} for line in lines]
+        for name, lines in rows.items()
+    }
+    kinds = list(next(iter(scores.values()))[0]["encoder"]["errors"])
+    measures: dict[str, Measure] = {
+        "clean": lambda own: own["encoder"]["clean_error"],
+        **{kind: lambda own, kind=kind: mean(own["encoder"]["errors"][kind]) for kind in kinds},
+        "mean of the kinds": lambda own: mean(mean(errors) for errors in own["encoder"]["errors"].values()),
+        "mCE, untrained = 100": lambda own: mean(
+            sum(own["encoder"]["errors"][kind]) / sum(own["untrained"]["errors"][kind]) for kind in kinds
+        ),
+    }
+    out = [f"\n| error of | {' | '.join(scores)} |", "|---" * (len(scores) + 1) + "|"]
+    for name, measure in measures.items():
+        cells = [spread([100 * measure(own) for own in each]) for each in scores.values()]
+        out.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(out) + "\n\n"
 
 
@@ -176,7 +224,7 @@ def grid(rows: dict[str, list[Line]], title: str, protocol: str, judged: str) ->
         width, *stages = name.split(", ")
         epochs = dict(stage.split() for stage in stages if stage != "untrained")
         place = float(epochs.get("MAE", 0)), float(epochs.get("tags", 0))
-        cells[width][place] = {line["seed"]: accuracy(last(line), protocol, judged) for line in lines}
+        cells[width][place] = by_seed(lines, protocol, judged)
     out = []
     for width, own in cells.items():
         before, after = (sorted({place[i] for place in own}) for i in (0, 1))
@@ -194,6 +242,11 @@ def grid(rows: dict[str, list[Line]], title: str, protocol: str, judged: str) ->
             f"beside {before[-1]:g} of MAE alone: {gain(both, mae)}."
         )
     return "\n".join(out) + "\n\n"
+
+
+def by_seed(lines: list[Line], protocol: str, judged: str) -> dict[int, float]:
+    """Accuracies at the last step."""
+    return {line["seed"]: accuracy(last(line), protocol, judged) for line in lines}
 
 
 def gain(own: dict[int, float], other: dict[int, float]) -> str:
@@ -233,18 +286,33 @@ def guesses(rows: dict[str, list[Line]], file: Path) -> str:
 
 
 def downstream(rows: dict[str, list[Line]], measures: dict[str, Measure]) -> str:
-    """What was measured on test pictures, in per cent, of the rows that were judged."""
-    out = [
-        f"\n| row | {' | '.join(measures)} | pictures seen | pictures/s | seeds |",
-        "|---" * (len(measures) + 4) + "|",
-    ]
+    """What was measured on test pictures, in per cent, of the rows that were judged.
+
+    And the first measure above that of the row from scratch with the same seed and head.
+    """
+    columns = ["row", *measures, "above scratch", "pictures seen", "pictures/s", "seeds"]
+    out = [f"\n| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    first = next(iter(measures.values()))
+    judged = {
+        name: {
+            line["seed"]: {row["name"]: row["scores"][row["token"]] for row in last(line)}
+            for line in lines
+            if last(line)
+        }
+        for name, lines in rows.items()
+    }
     for name, lines in rows.items():
-        judged = [{row["name"]: row["scores"][row["token"]] for row in last(line)} for line in lines if last(line)]
-        if judged:
-            cells = [spread([100 * measure(scores) for scores in judged]) for measure in measures.values()]
-            seen = lines[0]["row"]["pictures"]
-            trained = [f"{seen:,}", f"{pictures_a_second(lines):.0f}"] if seen else ["", ""]
-            out.append(f"| {' | '.join([name, *cells, *trained, str(len(judged))])} |")
+        if judged[name]:
+            cells = [
+                spread([100 * measure(scores) for scores in judged[name].values()]) for measure in measures.values()
+            ]
+            scratch = "from scratch" + (", linear head" if name.endswith(", linear head") else "")
+            pair = [{seed: 100 * first(scores) for seed, scores in judged[one].items()} for one in (name, scratch)]
+            more = "" if name == scratch else gain(*pair)
+            seen = f"{lines[0]['row']['pictures']:,}"
+            out.append(
+                f"| {' | '.join([name, *cells, more, seen, f'{pictures_a_second(lines):.0f}', str(len(judged[name]))])} |"
+            )
     return "\n".join(out) + "\n\n"
 
 

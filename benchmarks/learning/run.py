@@ -102,6 +102,7 @@ def trained(row: Row, seed: int, data: str, out: Path, args: argparse.Namespace)
     if row.curve:
         places |= {k * (steps // 4): run / "checkpoints" / f"step-{k * (steps // 4):08d}" for k in (1, 2, 3)}
     return {
+        "fingerprint": json.loads((run / "data.json").read_text())["fingerprint"],
         "judged": {
             str(step): judge(place, data, row.judge, of_tags=row.tags) for step, place in sorted(places.items())
         },
@@ -143,10 +144,15 @@ def unchanged(row: Row, seed: int, data: str, out: Path, args: argparse.Namespac
     from tutelage.export import write_timm
 
     settings = api.settings_for(row.recipe, **row.changes, data=data, seed=seed, **begun_from(row, seed, args))
-    method, statistics, _ = build(settings, open_data(data))
+    opened = open_data(data)
+    method, statistics, _ = build(settings, opened)
     write_timm(method.student, out, statistics, architecture=settings.backbone.name)
     dump = settings.model_dump(mode="json") | {"init": row.init or None, "data": row.data}
-    return {"judged": {"0": judge(out, data, row.judge, baselines=True)}, "settings": dump}
+    return {
+        "fingerprint": opened.fingerprint,
+        "judged": {"0": judge(out, data, row.judge, baselines=True)},
+        "settings": dump,
+    }
 
 
 def judge(place: Path, data: str, whom: str, *, baselines: bool = False, of_tags: bool = False) -> list[dict[str, Any]]:

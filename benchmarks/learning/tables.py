@@ -396,12 +396,15 @@ _ON_STAMPS = [
 """The encoders that segmentation and detection begin from: they saw the same pictures."""
 
 
+NO_DECAY: dict[str, Any] = {"optim": {"layer_decay": 1.0}}
+"""From random weights every layer has as much to learn."""
+
+
 def _downstream(scratch: Row) -> list[Row]:
-    """A recipe on stamps, from scratch and from these encoders, at equal steps."""
-    learned = {"backbone": {"positions": "learned"}}
-    return [scratch] + [
-        replace(scratch, name=f"from {row.name}", changes=learned, init=name_of("stamps", row)) for row in _ON_STAMPS
-    ]
+    """A recipe on stamps, from scratch (as the recipe is, and without layer decay) and from these encoders, at equal steps."""
+    freely = replace(scratch, name=f"{scratch.name}, no layer decay", changes=merged(scratch.changes, NO_DECAY))
+    begun = [replace(scratch, name=f"from {row.name}", init=name_of("stamps", row)) for row in _ON_STAMPS]
+    return [scratch, freely, *begun]
 
 
 def _segment() -> list[Row]:
@@ -419,32 +422,40 @@ def _detect() -> list[Row]:
     return [*_ON_STAMPS, *_downstream(Row("from scratch", "detect-quickstart", "stamps", 12_000, judge="detection"))]
 
 
+def _whole() -> dict[str, str]:
+    """Where the encoders of the table sizes are that saw pictures of the whole set, by method."""
+    return {row.name.partition(",")[0]: name_of("sizes", row) for row in _sizes() if row.name.endswith(", 100 %")}
+
+
 def _finetune() -> list[Row]:
-    """Classifiers of Fashion-MNIST with all, a tenth and a hundredth of the labels, on from the core table's encoders."""
+    """Classifiers of Fashion-MNIST with all, a tenth and a hundredth of the labels, on from encoders of the table sizes."""
     pictures = {"": 108_000, "10%": 54_000, "1%": 27_000}  # two passes, ten, fifty
-    core = {row.name: name_of("core", row) for row in _core() if row.data == "fashion-mnist"}
-    inits = {"from scratch": "", "from MAE": core["MAE"], "from PseudoMAE": core["PseudoMAE"]}
+    begun: dict[str, tuple[str, dict[str, Any]]] = {
+        "from scratch": ("", {}),
+        "from scratch, no layer decay": ("", NO_DECAY),
+        "from MAE": (_whole()["MAE"], {}),
+        "from PseudoMAE": (_whole()["PseudoMAE"], {}),
+    }
     return [
         Row(
             f"{name}, {labels or '100%'}",
             "finetune-quickstart",
             "fashion-mnist",
             seen,
-            merged(ENCODER, {"labels": labels} if labels else {}),
+            merged(ENCODER, changes, {"labels": labels} if labels else {}),
             judge="classifier",
             init=init,
         )
         for labels, seen in pictures.items()
-        for name, init in inits.items()
+        for name, (init, changes) in begun.items()
     ]
 
 
 def _robustness() -> list[Row]:
-    """The core table's encoders on corrupted pictures, each beside itself untrained."""
+    """Encoders of the table sizes on corrupted pictures, each beside itself untrained."""
     return [
-        replace(row, pictures=0, curve=False, judge="robustness", init=name_of("core", row))
-        for row in _core()
-        if row.data == "fashion-mnist" and row.name in ("supervised", "MAE", "PseudoMAE")
+        Row(method, METHODS[method][0], pictures=0, changes=METHODS[method][1], judge="robustness", init=init)
+        for method, init in _whole().items()
     ]
 
 

@@ -25,7 +25,7 @@ class SegmentationSettings(MethodSettings):
 
     name: Literal["segmentation"] = "segmentation"
     head: Literal["upernet", "linear"] = "upernet"
-    """UPerNet on four scales, or one linear layer on the tokens: what the features tell by themselves."""
+    """UPerNet on four scales, or one linear layer on the tokens, which leaves more to the encoder."""
     channels: Width | None = None
     """Width of UPerNet; by default the encoder's, as published."""
     norm: Norm = "batch"

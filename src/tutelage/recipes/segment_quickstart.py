@@ -5,7 +5,7 @@
 FOLDER has images/ and masks/ (tutelage segment --help). UPerNet of width 48 on the encoder's own size; scales of 80 to 160 %,
 layer decay 0.9, drop path 0.1, a straight line down to 0. From scratch: tutelage pretrain segment-quickstart.
 Source: ours, for a first try; no paper has this setting.
-Expected: above the same network from scratch; docs/results.md has what was measured here.
+Expected: docs/results.md has what was measured here.
 """
 
 from tutelage.data.joint import SegmentView
