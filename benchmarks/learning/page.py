@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from tables import FEW_LABELS, TABLES, name_of
 
 from tutelage.comparison import HEADINGS
+from tutelage.evaluation.corruption_error import corruption_error
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -166,12 +167,7 @@ def by_shots(rows: dict[str, list[Line]]) -> str:
     out = [f"\n| frozen encoder of | {' | '.join(f'{k} a class' for k in shots)} |", "|---" * (len(shots) + 1) + "|"]
     for name, lines in rows.items():
         if name.endswith(", 100 %"):
-            by_k = [
-                row["scores"][row["token"]]["details"]["test_by_k"]
-                for line in lines
-                for row in last(line)
-                if (row["protocol"], row["name"]) == ("low-shot/1", "encoder")
-            ]
+            by_k = [chosen(last(line), "low-shot/1")["details"]["test_by_k"] for line in lines]
             out.append(
                 f"| {name.partition(',')[0]} | {' | '.join(spread([100 * own[k] for own in by_k]) for k in shots)} |"
             )
@@ -180,22 +176,22 @@ def by_shots(rows: dict[str, list[Line]]) -> str:
 
 def by_kind(rows: dict[str, list[Line]]) -> str:
     """Errors of each encoder on clean pictures, by kind of corruption (over its severities), and beside itself untrained."""
-    scores = {
-        name: [{row["name"]: row["scores"][row["token"]]["details"] for row in last(line)} for line in lines]
+    judged = {
+        name: [{who: own["details"] for who, own in by_name(line).items()} for line in lines]
         for name, lines in rows.items()
     }
-    kinds = list(next(iter(scores.values()))[0]["encoder"]["errors"])
+    kinds = list(next(iter(judged.values()))[0]["encoder"]["errors"])
     measures: dict[str, Measure] = {
         "clean": lambda own: own["encoder"]["clean_error"],
         **{kind: lambda own, kind=kind: mean(own["encoder"]["errors"][kind]) for kind in kinds},
         "mean of the kinds": lambda own: mean(mean(errors) for errors in own["encoder"]["errors"].values()),
         "mCE, untrained = 100": lambda own: mean(
-            sum(own["encoder"]["errors"][kind]) / sum(own["untrained"]["errors"][kind]) for kind in kinds
+            corruption_error(*(own[who]["errors"][kind] for who in ("encoder", "untrained"))) / 100 for kind in kinds
         ),
     }
-    out = [f"\n| error of | {' | '.join(scores)} |", "|---" * (len(scores) + 1) + "|"]
+    out = [f"\n| error of | {' | '.join(judged)} |", "|---" * (len(judged) + 1) + "|"]
     for name, measure in measures.items():
-        cells = [spread([100 * measure(own) for own in each]) for each in scores.values()]
+        cells = [spread([100 * measure(own) for own in each]) for each in judged.values()]
         out.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(out) + "\n\n"
 
@@ -293,14 +289,7 @@ def downstream(rows: dict[str, list[Line]], measures: dict[str, Measure]) -> str
     columns = ["row", *measures, "above scratch", "pictures seen", "pictures/s", "seeds"]
     out = [f"\n| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     first = next(iter(measures.values()))
-    judged = {
-        name: {
-            line["seed"]: {row["name"]: row["scores"][row["token"]] for row in last(line)}
-            for line in lines
-            if last(line)
-        }
-        for name, lines in rows.items()
-    }
+    judged = {name: {line["seed"]: by_name(line) for line in lines if last(line)} for name, lines in rows.items()}
     for name, lines in rows.items():
         if judged[name]:
             cells = [
@@ -397,10 +386,20 @@ def last(line: Line) -> list[Line]:
     return list(line["judged"][max(line["judged"], key=int)])
 
 
+def chosen(judged: list[Line], protocol: str, name: str = "encoder") -> dict[str, Any]:
+    """Of the token that was chosen."""
+    row = next(row for row in judged if (row["protocol"], row["name"]) == (protocol, name))
+    return dict(row["scores"][row["token"]])
+
+
+def by_name(line: Line) -> dict[str, dict[str, Any]]:
+    """At the last step, the scores of each that was judged."""
+    return {row["name"]: row["scores"][row["token"]] for row in last(line)}
+
+
 def accuracy(judged: list[Line], protocol: str, name: str = "encoder", part: str = "test") -> float:
     """Per cent."""
-    row = next(row for row in judged if (row["protocol"], row["name"]) == (protocol, name))
-    return float(100 * row["scores"][row["token"]][part])
+    return float(100 * chosen(judged, protocol, name)[part])
 
 
 def spread(values: list[float]) -> str:

@@ -20,6 +20,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @property
+    def given(self) -> set[str]:
+        """The fields whose value is not their default."""
+        return {name for name, value in self if value != type(self).model_fields[name].default}
+
 
 def merged(*changes: dict[str, Any]) -> dict[str, Any]:
     """Nested dictionaries in one, the later ones over the earlier."""

@@ -105,10 +105,8 @@ def _refuse_idle(table: Table, options: ReproduceOptions) -> None:
     """Raise SettingsError C-40 for options that change nothing at this scale, or in this table."""
     full = options.scale == "full"
     idle = {"pictures": full, "train_pictures": full or table.judged_by == "classifier", "jobs": full}
-    default = ReproduceOptions(table=options.table, data=options.data)
-    given = [name for name, unused in idle.items() if unused and getattr(options, name) != getattr(default, name)]
-    if given:
-        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+    if refused := [name for name, unused in idle.items() if unused and name in options.given]:
+        flags = ", ".join("--" + name.replace("_", "-") for name in refused)
         raise SettingsError(
             "C-40",
             f"{flags} would change nothing in {options.table} at the {options.scale} scale.",
@@ -128,8 +126,7 @@ def _judgement(table: Table, options: ReproduceOptions) -> dict[str, Any]:
     if table.judged_by == "encoder":
         parts = parts.spread(options.train_pictures)
         refuse_small_classes(parts.train, LowShotSettings())
-    counts = {name: len(part) for name, part in parts._asdict().items()}
-    return {"teacher": None, "fingerprint": data.fingerprint, "pictures": counts}
+    return {"teacher": None, "fingerprint": data.fingerprint, "pictures": parts.counts}
 
 
 def _title(table: Table, options: ReproduceOptions) -> str:

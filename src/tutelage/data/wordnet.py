@@ -51,6 +51,8 @@ _PLURALS = (
 """Endings of plurals and what they were: WordNet's rules of detachment for nouns (morphy(7WN)), and nltk's for ves."""
 _EMOJI = re.compile("[0-9#*]\ufe0f?\u20e3|.\ufe0f")
 """A digit on a key, or what is asked to be shown as a picture."""
+_SIGNS = {"Sc", "Sk", "Sm", "So", "No"}
+"""Unicode's categories of symbols, and of numbers that are no digits."""
 
 
 class Synset(NamedTuple):
@@ -138,7 +140,9 @@ def _spelling(word: str) -> str:
 
 def _plain(word: str) -> str:
     """In lower case, accents apart from their letters, without what only looks like letters: emoji, signs, fractions."""
-    kept = [c for c in _EMOJI.sub("", word) if unicodedata.category(c)[0] != "S" and unicodedata.category(c) != "No"]
+    if word.isascii():  # as all of WordNet's own
+        return word.casefold()
+    kept = [c for c in _EMOJI.sub("", word) if unicodedata.category(c) not in _SIGNS]
     return unicodedata.normalize("NFKD", "".join(kept)).casefold()
 
 

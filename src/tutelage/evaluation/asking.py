@@ -82,8 +82,7 @@ _OF_FEATURES = _OF_ALL | {"linear_protocol", "teacher", "epochs", "train_picture
 
 def _refuse_others(options: EvaluateOptions, heeded: set[str], told: str) -> None:
     """Raise SettingsError C-40 for options that mean nothing to a protocol; `told` is of which protocols they are."""
-    given = {name for name, value in options if value != EvaluateOptions.model_fields[name].default}
-    if others := sorted(given - heeded):
+    if others := sorted(options.given - heeded):
         raise SettingsError("C-40", f"{', '.join(others)} belong{'s' * (len(others) == 1)} to {told}.")
 
 

@@ -30,6 +30,11 @@ class Parts(NamedTuple):
     test: Pictures
     """Asked once, for the result."""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many pictures each has, by its name."""
+        return {name: len(part) for name, part in self._asdict().items()}
+
     def spread(self, train_pictures: int) -> "Parts":
         """At most so many training pictures, evenly spread over them, and at most a quarter as many held-out ones."""
         return self._replace(
@@ -104,7 +109,7 @@ def labelled_parts(data: Data, *, choosing: bool = True) -> tuple[Parts, list[st
     Raises DataError D-10 or D-15.
     """
     parts, notes = known_parts(data)
-    counts = {name: len(part) for name, part in parts._asdict().items()}
+    counts = parts.counts
     if not any(counts.values()):
         raise DataError(
             "D-10",
@@ -150,7 +155,7 @@ def asked(where: str, encoder: Classifier | Segmenter | Detector, data: Data, pa
         "architecture": encoder.architecture,
         "data": data.name,
         "fingerprint": data.fingerprint,
-        "pictures": {name: len(part) for name, part in parts._asdict().items()},
+        "pictures": parts.counts,
         "num_classes": len(parts.train.classes),
     }
 

@@ -221,18 +221,16 @@ def _uniform(metrics: Sequence[Row], monitors: Sequence[Row], settings: dict[str
 
 def _one_label(monitors: Sequence[Row], settings: dict[str, Any]) -> list[Reason]:
     """Whether labels of all pictures are of few prototypes: their loss then falls to nothing, and they teach nothing."""
-    method, reasons = settings.get("method"), []
+    method = settings.get("method")
     prototypes = _number(prototypes_of(method))
-    known = [kind for kind in ("class", "patch") if _last(monitors, f"{kind}_prototypes_used")]
-    spreads = {kind: _spread(monitors, kind) for kind in known}
+    used = {kind: n for kind in ("class", "patch") if (n := _last(monitors, f"{kind}_prototypes_used"))}
+    spreads = {kind: _spread(monitors, kind) for kind in used}
+    todo, reasons = "Balance them: --method.assignment sinkhorn with --method.sinkhorn-iterations 3.", []
     for kind, share in spreads.items():
-        used = _last(monitors, f"{kind}_prototypes_used")
         if share < FEW_LABELS and prototypes:
             light = max(spreads.values()) >= ONE_LABEL and _weight(method, kind) < _weight(method, "reconstruction")
-            text = (
-                f"The {kind} labels fall on {used:.0f} of {prototypes:.0f} prototypes, {share:.0%} as evenly as can be."
-            )
-            todo = "Balance them: --method.assignment sinkhorn with --method.sinkhorn-iterations 3."
+            text = f"The {kind} labels fall on {used[kind]:.0f} of {prototypes:.0f} prototypes, "
+            text += f"{share:.0%} as evenly as can be."
             reasons.append(Reason("bad" if share < ONE_LABEL and not light else "note", text, todo))
     return reasons
 
