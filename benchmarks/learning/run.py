@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,9 @@ def run_table(args: argparse.Namespace) -> None:
     lost = sorted(first for first in begun - {*missing} if not Path(args.out, first, "encoder").exists())
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
 
-    def one(name: str) -> int:
+    def one(name: str, first: Future[int] | None) -> int:
+        if first and (code := first.result()):
+            return code
         log = Path(args.out, f"{name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
@@ -59,14 +61,19 @@ def run_table(args: argparse.Namespace) -> None:
         print(f"{name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
         return code
 
+    inits = {name_of(table, row): row.init for table, rows in TABLES.items() for row in rows}
+    first_of = {
+        name: f"{init}{name.rpartition('/')[2]}"
+        for name in (*lost, *missing)
+        if (init := inits[f"{name.rpartition('/')[0]}/"])
+    }
+    runs: dict[str, Future[int]] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
-        inits = {name_of(table, row): row.init for table, rows in TABLES.items() for row in rows}
-        firsts = [*lost, *(name for name in missing if name in begun)]  # what others begin from comes before them
-        of_nothing = [name for name in firsts if not inits[name.rpartition("/")[0] + "/"]]
-        on_from = [name for name in firsts if name not in of_nothing]
-        for names in (of_nothing, on_from, [name for name in missing if name not in begun]):
-            if code := max(pool.map(one, names), default=0):
-                sys.exit(code)
+        # What others begin from comes before them, and of it what begins from nothing; all else in the order of seeds.
+        for name in sorted((*lost, *missing), key=lambda name: 2 if name not in begun else name in first_of):
+            runs[name] = pool.submit(one, name, runs.get(first_of.get(name, "")))
+    if code := max((run.result() for run in runs.values()), default=0):
+        sys.exit(code)
 
 
 def run_one(args: argparse.Namespace) -> None:
