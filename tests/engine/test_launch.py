@@ -168,7 +168,16 @@ def test_bfloat16_that_is_not_native_is_refused_where_it_was_asked_for_and_not_t
     for native in (False, True):
         for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
             monkeypatch.setattr(torch.cpu, check, lambda native=native: native, raising=False)
-        chosen = _numerics(tiny("mae", precision="auto"), CPU, grey)
-        assert (chosen.name, chosen.dtype) == ("bfloat16" if native else "float32", torch.float32)
-        assert _numerics(tiny("mae", precision="float32"), CPU, grey).autocast is None
+        for precision in ("auto", "float32"):
+            assert _numerics(tiny("mae", precision=precision), CPU, grey).name == "float32"
     assert _numerics(tiny("mae", precision="bf16"), CPU, grey).name == "bfloat16"
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
+def test_a_gpu_computes_in_bfloat16_by_itself_where_that_is_native(
+    capability: tuple[int, int], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch, "tensor", lambda values, dtype, device: torch.empty(0, dtype=dtype))
+    numerics = _numerics(tiny("mae", precision="auto"), GPU, Statistics((0.5,), (0.5,)))
+    assert (numerics.name, numerics.dtype) == (chosen, torch.float32)

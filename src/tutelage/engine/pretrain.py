@@ -237,7 +237,7 @@ def _numerics(settings: RunSettings[Any], device: torch.device, statistics: Stat
             "C-26", f"precision bf16: this {device.type} has no native bfloat16.", "Emulated, it is some 20 times slower.",
             "Use --precision auto.",
         )  # fmt: skip
-    bf16 = wanted == "bf16" or (wanted == "auto" and has_bf16(device))
+    bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda" and has_bf16(device))
     dtype = torch.float64 if wanted == "float64" else torch.float32
     mean, std = (torch.tensor(values, dtype=dtype, device=device) for values in (statistics.mean, statistics.std))
     return Numerics(device, dtype, torch.bfloat16 if bf16 else None, mean, std)

@@ -110,7 +110,7 @@ class RunSettings(Settings, Generic[M]):
     device: Literal["cpu", "cuda"] | None = None
     """By default cuda where there is one."""
     precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
-    """auto: bf16 where the device has it natively, else float32."""
+    """auto: bf16 on a GPU that has it natively, else float32. Small encoders gain nothing by it on a CPU; large ones may."""
     normalisation: Literal["measured", "imagenet"] = "measured"
     """Mean and standard deviation of the channels: of the training pictures, or ImageNet's."""
     init: str | None = None

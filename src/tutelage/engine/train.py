@@ -31,7 +31,7 @@ class Numerics:
     dtype: torch.dtype
     """Of weights and pictures: float32, or float64 in tests."""
     autocast: torch.dtype | None
-    """bfloat16 where the device has it natively."""
+    """bfloat16, where it was asked for or the GPU has it natively."""
     mean: Tensor
     std: Tensor
 
