@@ -132,8 +132,10 @@ def finder(names: Sequence[str], table: Path, root: Path) -> Callable[[str], int
     folder, top = str(table.parent.resolve()), str(root.resolve())
 
     def find(path: str) -> int | None:
+        if path in places:  # as most are written
+            return places[path]
         plain = posixpath.normpath(path)
         below = posixpath.relpath(posixpath.join(folder, path), top)
-        return next((places[name] for name in (path, plain, below) if name in places), None)
+        return next((places[name] for name in (plain, below) if name in places), None)
 
     return find

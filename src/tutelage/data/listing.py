@@ -18,6 +18,8 @@ _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 _JUNK = ("thumbs.db", "desktop.ini")
 _LONGEST_FIELD = 1 << 24
 """Characters of a field of a table: a caption may be long."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands for a byte that is no UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def _refuse_other_encodings(path: Path, row: Row) -> None:
 
 def is_unicode(text: str) -> bool:
     """Whether a text came from bytes that were UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return not _SURROGATE.search(text)
 
 
 def _listed(path: Path, rows: list[Row]) -> Listing:

@@ -129,7 +129,8 @@ class WordNet:
 
 def squeezed(word: str) -> str:
     """A word's letters and digits, in lower case and without accents."""
-    return "".join(c for c in _plain(word) if c.isalnum())
+    plain = _plain(word)
+    return plain if plain.isalnum() else "".join(c for c in plain if c.isalnum())
 
 
 def _spelling(word: str) -> str:
