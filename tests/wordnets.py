@@ -33,6 +33,8 @@ SYNSETS: list[tuple[Sequence[str], str]] = [
     (["web", "WWW"], "sites"),
     (["hypertext_transfer_protocol", "HTTP", "https"], "a protocol"),
     (["toilet", "john"], "a room"),
+    (["deep-freeze"], "a freezer of one make"),
+    (["deep_freeze"], "storage in the cold"),
 ]
 """Words of each synset and its gloss; the earlier of two with the same word is the more frequent."""
 RARE = {("cat", "a picture of the inside")}

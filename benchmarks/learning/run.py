@@ -46,7 +46,14 @@ def run_table(args: argparse.Namespace) -> None:
     have = {line["key"] for line in lines(HERE / f"{args.scale}.jsonl")}
     missing = [key(args.table, row, seed) for seed, _, row in wanted if key(args.table, row, seed) not in have]
     print(f"{args.table}: {len(wanted) - len(missing)} of {len(wanted)} runs are judged", flush=True)
-    begun = {f"{row.init}{seed}" for seed, _, row in wanted if row.init and key(args.table, row, seed) in missing}
+    inits = {name_of(table, row): row.init for table, rows in TABLES.items() for row in rows}
+
+    def first_of(name: str) -> str:
+        """The run that this one begins from, empty where it begins from nothing."""
+        row, slash, seed = name.rpartition("/")
+        return inits[row + slash] and inits[row + slash] + seed
+
+    begun = {first for name in missing if (first := first_of(name))}
     lost = sorted(first for first in begun - {*missing} if not Path(args.out, first, "encoder").exists())
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
 
@@ -61,17 +68,11 @@ def run_table(args: argparse.Namespace) -> None:
         print(f"{name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
         return code
 
-    inits = {name_of(table, row): row.init for table, rows in TABLES.items() for row in rows}
-    first_of = {
-        name: f"{init}{name.rpartition('/')[2]}"
-        for name in (*lost, *missing)
-        if (init := inits[f"{name.rpartition('/')[0]}/"])
-    }
     runs: dict[str, Future[int]] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
         # What others begin from comes before them, and of it what begins from nothing; all else in the order of seeds.
-        for name in sorted((*lost, *missing), key=lambda name: 2 if name not in begun else name in first_of):
-            runs[name] = pool.submit(one, name, runs.get(first_of.get(name, "")))
+        for name in sorted((*lost, *missing), key=lambda name: 2 if name not in begun else bool(first_of(name))):
+            runs[name] = pool.submit(one, name, runs.get(first_of(name)))
     if code := max((run.result() for run in runs.values()), default=0):
         sys.exit(code)
 

@@ -23,7 +23,7 @@ class Settings(BaseModel):
     @property
     def given(self) -> set[str]:
         """The fields whose value is not their default."""
-        return {name for name, value in self if value != type(self).model_fields[name].default}
+        return {*self.model_dump(exclude_defaults=True)}
 
 
 def merged(*changes: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def names(nouns: WordNet, word: str) -> list[str]:
         ("men", ["work_force.n.01", "man.n.01"]),  # and an irregular one
         ("ballgame", ["ballgame.n.01", "ball_game.n.01"]),  # as it is written comes first
         ("ball game", ["ball_game.n.01", "ballgame.n.01"]),
+        ("deep $ freeze", ["deep_freeze.n.01", "deep-freeze.n.01"]),  # a sign is nothing
         ("ballgames", ["ballgame.n.01", "ball_game.n.01"]),
         ("cat", ["cat.n.01", "computerized_tomography.n.01"]),  # by frequency, not by place
         ("boss", ["boss.n.01"]),  # not of the genus Bos

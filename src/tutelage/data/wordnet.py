@@ -49,6 +49,8 @@ _PLURALS = (
     ("ies", "y"),
 )
 """Endings of plurals and what they were: WordNet's rules of detachment for nouns (morphy(7WN)), and nltk's for ves."""
+_BARE = re.compile("[a-zA-Z0-9_./' -]*")
+"""Words without anything of the kind, and without accents: all of WordNet's own."""
 _EMOJI = re.compile("[0-9#*]\ufe0f?\u20e3|.\ufe0f")
 """A digit on a key, or what is asked to be shown as a picture."""
 _SIGNS = {"Sc", "Sk", "Sm", "So", "No"}
@@ -141,7 +143,7 @@ def _spelling(word: str) -> str:
 
 def _plain(word: str) -> str:
     """In lower case, accents apart from their letters, without what only looks like letters: emoji, signs, fractions."""
-    if word.isascii():  # as all of WordNet's own
+    if _BARE.fullmatch(word):
         return word.casefold()
     kept = [c for c in _EMOJI.sub("", word) if unicodedata.category(c) not in _SIGNS]
     return unicodedata.normalize("NFKD", "".join(kept)).casefold()
