@@ -34,7 +34,7 @@ PHOTOGRAPHS = (
 )  # fmt: skip
 TEST_SHARE = 0.2
 LEAST_SEEN = 0.4
-"""An object of which less is left to see by those above it is not put there at all."""
+"""Share of an object that those above it leave to see, together; one that would leave less is not put there."""
 Objects = list[tuple[int, NDArray[np.bool_]]]
 
 
@@ -74,15 +74,15 @@ def picture(
     left, top = (int(rng.integers(length - side + 1)) for length in ground.size)
     page = ground.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     objects: Objects = []
+    areas: list[int] = []
     for _ in range(int(rng.integers(1, 5))):
         kind = int(rng.integers(1, len(kinds) + 1))
         layer = placed(kinds[kind][rng.integers(len(kinds[kind]))], rng)
         seen = np.asarray(layer.getchannel("A")) >= 128
         under = [(other, mask & ~seen) for other, mask in objects]
-        if seen.sum() < 64 or any(
-            new.sum() < LEAST_SEEN * old.sum() for (_, new), (_, old) in zip(under, objects, strict=True)
-        ):
+        if seen.sum() < 64 or any(mask.sum() < LEAST_SEEN * area for (_, mask), area in zip(under, areas, strict=True)):
             continue
+        areas.append(int(seen.sum()))
         page.paste(layer, (0, 0), layer)
         objects = [*under, (kind, seen)]
     return page, objects

@@ -143,7 +143,7 @@ def by_labels(rows: dict[str, list[Line]], counts: Sequence[str], above: str = "
     for method in methods:
         own = [rows.get(f"{method}, {labels}", []) for labels in counts]
         scores = [[accuracy(last(line), "classifier/1", "classifier") for line in lines] for lines in own]
-        cells = [spread(values) if values else "" for values in scores]
+        cells = [spread(values) for values in scores]
         seen = ", ".join(dict.fromkeys(f"{line['row']['pictures']:,}" for lines in own for line in lines))
         out.append(f"| {method} | {seen} | {' | '.join(cells)} | {', '.join(str(len(lines)) for lines in own)} |")
     for method in methods if above else ():
@@ -175,25 +175,31 @@ def by_shots(rows: dict[str, list[Line]]) -> str:
 
 
 def by_kind(rows: dict[str, list[Line]]) -> str:
-    """Errors of each encoder on clean pictures, by kind of corruption (over its severities), and beside itself untrained."""
-    judged = {
-        name: [{who: own["details"] for who, own in by_name(line).items()} for line in lines]
-        for name, lines in rows.items()
-    }
-    kinds = list(next(iter(judged.values()))[0]["encoder"]["errors"])
+    """Errors of each encoder on clean pictures and by kind of corruption (over its severities), and mean corruption errors."""
+    told = {name: {line["seed"]: by_name(line)["encoder"]["details"] for line in lines} for name, lines in rows.items()}
+    kinds = list(dict.fromkeys(kind for own in told.values() for one in own.values() for kind in one["errors"]))
     measures: dict[str, Measure] = {
-        "clean": lambda own: own["encoder"]["clean_error"],
-        **{kind: lambda own, kind=kind: mean(own["encoder"]["errors"][kind]) for kind in kinds},
-        "mean of the kinds": lambda own: mean(mean(errors) for errors in own["encoder"]["errors"].values()),
-        "mCE, untrained = 100": lambda own: mean(
-            corruption_error(*(own[who]["errors"][kind] for who in ("encoder", "untrained"))) / 100 for kind in kinds
-        ),
+        "clean": lambda one: one["clean_error"],
+        **{kind: lambda one, kind=kind: mean(one["errors"][kind]) for kind in kinds},
+        "mean of the kinds": lambda one: mean(map(mean, one["errors"].values())),
     }
-    out = [f"\n| error of | {' | '.join(judged)} |", "|---" * (len(judged) + 1) + "|"]
+    out = [f"\n| error of | {' | '.join(told)} |", "|---" * (len(told) + 1) + "|"]
     for name, measure in measures.items():
-        cells = [spread([100 * measure(own) for own in each]) for each in judged.values()]
+        cells = [spread([100 * measure(one) for one in own.values()]) for own in told.values()]
         out.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    for other in ("MAE", "untrained"):
+        base = told.get(other, {})
+        each = [
+            [mean_corruption_error(one, base[seed]) for seed, one in own.items() if seed in base]
+            for own in told.values()
+        ]
+        out.append(f"| mCE, {other} of the same seed = 100 | {' | '.join(map(spread, each))} |")
     return "\n".join(out) + "\n\n"
+
+
+def mean_corruption_error(own: dict[str, Any], other: dict[str, Any]) -> float:
+    """The mean over kinds, in per cent of the other's errors."""
+    return mean(corruption_error(errors, other["errors"][kind]) for kind, errors in own["errors"].items())
 
 
 def classifiers(rows: dict[str, list[Line]]) -> str:
@@ -246,9 +252,9 @@ def by_seed(lines: list[Line], protocol: str, judged: str) -> dict[int, float]:
 
 
 def gain(own: dict[int, float], other: dict[int, float]) -> str:
-    """By how much one is above the other with the same seed: the mean, and behind ± its standard error."""
+    """By how much one is above the other with the same seed: the mean, and behind ± its standard error; empty of no seed."""
     text = spread([own[seed] - other[seed] for seed in own.keys() & other.keys()])
-    return text if text.startswith("-") else f"+{text}"
+    return text if text.startswith("-") or not text else f"+{text}"
 
 
 def guesses(rows: dict[str, list[Line]], file: Path) -> str:
@@ -296,7 +302,9 @@ def downstream(rows: dict[str, list[Line]], measures: dict[str, Measure]) -> str
                 spread([100 * measure(scores) for scores in judged[name].values()]) for measure in measures.values()
             ]
             scratch = "from scratch" + (", linear head" if name.endswith(", linear head") else "")
-            pair = [{seed: 100 * first(scores) for seed, scores in judged[one].items()} for one in (name, scratch)]
+            pair = [
+                {seed: 100 * first(scores) for seed, scores in judged.get(one, {}).items()} for one in (name, scratch)
+            ]
             more = "" if name == scratch else gain(*pair)
             seen = f"{lines[0]['row']['pictures']:,}"
             out.append(
@@ -403,7 +411,9 @@ def accuracy(judged: list[Line], protocol: str, name: str = "encoder", part: str
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± standard error."""
+    """Mean ± standard error; empty of nothing."""
+    if not values:
+        return ""
     return f"{mean(values):.1f}" + (f" ± {stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else "")
 
 

@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 PROTOCOLS = ("knn", "linear", "low-shot")
 TRAIN_PICTURES = 10_000
 """Labelled pictures that the classifiers on frozen features learn from; a quarter as many are held out to choose by."""
+CORRUPTED_PICTURES = 2000
+"""Test pictures that are corrupted, in each kind and severity."""
 
 
 def key(table: str, row: Row, seed: int) -> str:
@@ -53,8 +55,11 @@ def run_table(args: argparse.Namespace) -> None:
         row, slash, seed = name.rpartition("/")
         return inits[row + slash] and inits[row + slash] + seed
 
-    begun = {first for name in missing if (first := first_of(name))}
-    lost = sorted(first for first in begun - {*missing} if not Path(args.out, first, "encoder").exists())
+    for name in (needed := [*missing]):  # it grows by the encoders that were lost
+        first = first_of(name)
+        if first and first not in needed and not Path(args.out, first, "encoder").exists():
+            needed.append(first)
+    begun = {first_of(name) for name in needed}
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
 
     def one(name: str, first: Future[int] | None) -> int:
@@ -71,10 +76,9 @@ def run_table(args: argparse.Namespace) -> None:
     runs: dict[str, Future[int]] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
         # What others begin from comes before them, and of it what begins from nothing; all else in the order of seeds.
-        for name in sorted((*lost, *missing), key=lambda name: 2 if name not in begun else bool(first_of(name))):
+        for name in sorted(needed, key=lambda name: 2 if name not in begun else bool(first_of(name))):
             runs[name] = pool.submit(one, name, runs.get(first_of(name)))
-    if code := max((run.result() for run in runs.values()), default=0):
-        sys.exit(code)
+    sys.exit(next((code for run in runs.values() if (code := run.result())), 0))
 
 
 def run_one(args: argparse.Namespace) -> None:
@@ -173,12 +177,14 @@ def judge(place: Path, data: str, whom: str, *, baselines: bool = False, of_tags
     if whom == "nothing":
         return []
     if whom == "robustness":
-        return _lines(api.evaluate(whom, place, data, train_pictures=TRAIN_PICTURES))
+        pictures = {"train_pictures": TRAIN_PICTURES, "test_pictures": CORRUPTED_PICTURES}
+        return _lines(api.evaluate(whom, place, data, baselines=False, **pictures))
     if whom in ("segmentation", "detection"):
         return _lines(api.evaluate(whom, place, data))
-    options: dict[str, Any] = {"baselines": baselines, "train_pictures": TRAIN_PICTURES}
+    options: dict[str, Any] = {"train_pictures": TRAIN_PICTURES, "baselines": baselines}
     found = api.evaluate_all(PROTOCOLS, place, data, **options) if whom == "encoder" else []
-    if any((place / name).exists() for name in ("classifier", "joint")) and not of_tags:
+    own = any((place / name).exists() for name in ("classifier", "joint")) and not of_tags
+    if own or whom == "classifier":
         found.append(api.evaluate("classifier", place, data))
     return [line for one in found for line in _lines(one)]
 

@@ -452,10 +452,14 @@ def _finetune() -> list[Row]:
 
 
 def _robustness() -> list[Row]:
-    """Encoders of the table sizes on corrupted pictures, each beside itself untrained."""
+    """Encoders of the table sizes, and untrained ones, on corrupted pictures."""
+    untrained = Row("untrained", METHODS["MAE"][0], pictures=0, changes=METHODS["MAE"][1], judge="robustness")
     return [
-        Row(method, METHODS[method][0], pictures=0, changes=METHODS[method][1], judge="robustness", init=init)
-        for method, init in _whole().items()
+        untrained,
+        *(
+            replace(untrained, name=method, recipe=METHODS[method][0], changes=METHODS[method][1], init=init)
+            for method, init in _whole().items()
+        ),
     ]
 
 
