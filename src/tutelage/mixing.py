@@ -8,7 +8,7 @@ from torch import Tensor
 def neighbours_of(count: int, device: torch.device | str = "cpu") -> Int[Tensor, " b"]:
     """Who is mixed with whom: the first with the second, the third with the fourth, ...; a last odd one with itself.
 
-    Pictures come in random order, so that any fixed pairing is as random as another.
+    Pictures come in random order, so that these pairs are random ones; both of a pair are mixed with each other.
     """
     return (torch.arange(count, device=device) ^ 1).clamp(max=count - 1)
 

@@ -19,7 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
 from tutelage.batch import Objects
-from tutelage.dense import Map, Norm, norm_of
+from tutelage.dense import FourScales, Map, Norm, norm_of
 from tutelage.detections import Found
 from tutelage.precision import wide
 
@@ -39,33 +39,43 @@ Boxes = Float[Tensor, "n 4"]
 class Pyramid(nn.Module):
     """Five maps of one width: torchvision's feature pyramid over the four scales, and a coarser one."""
 
-    def __init__(self, width: int, channels: int) -> None:
+    def __init__(self, width: int, channels: int, norm: Norm) -> None:
         super().__init__()
+        self.scales = FourScales(width, norm)
         self.fpn = FeaturePyramidNetwork([width] * 4, channels, LastLevelMaxPool())
 
-    def forward(self, maps: list[Map]) -> Maps:
-        """Maps [b, channels, rows, columns] by name."""
-        return dict(self.fpn({str(i): x for i, x in enumerate(maps)}))
+    def forward(self, blocks: list[Map]) -> Maps:
+        """Maps [b, channels, rows, columns] by name, from those of four blocks."""
+        return dict(self.fpn({str(i): x for i, x in enumerate(self.scales(blocks))}))
 
 
 class SimplePyramid(nn.Module):
-    """The same without a way from coarse to fine, each map by itself (ViTDet: Li et al., ECCV 2022, arXiv:2203.16527)."""
+    """The same from the last block alone, each scale by itself (ViTDet: Li et al., ECCV 2022, arXiv:2203.16527, section 3)."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
+        layer, half, quarter = norm_of("layer"), width // 2, width // 4
+        up4 = nn.ConvTranspose2d(width, half, 2, 2), layer(half), nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, 2)
+        scales = [
+            (up4, quarter),
+            ((nn.ConvTranspose2d(width, half, 2, 2),), half),
+            ((), width),
+            ((nn.MaxPool2d(2),), width),
+        ]
         self.levels = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, channels, 1, bias=False),
-                norm_of("layer")(channels),
+                *scale,
+                nn.Conv2d(of, channels, 1, bias=False),
+                layer(channels),
                 nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                norm_of("layer")(channels),
+                layer(channels),
             )
-            for _ in range(4)
+            for scale, of in scales
         )
 
-    def forward(self, maps: list[Map]) -> Maps:
+    def forward(self, blocks: list[Map]) -> Maps:
         """Maps [b, channels, rows, columns] by name."""
-        found = {str(i): level(x) for i, (level, x) in enumerate(zip(self.levels, maps, strict=True))}
+        found = {str(i): level(blocks[-1]) for i, level in enumerate(self.levels)}
         return found | {"pool": F.max_pool2d(found["3"], 1, 2)}
 
 
@@ -108,11 +118,32 @@ class ProposingHead(RPNHead):  # type: ignore[misc]
 
 
 def proposer(channels: int, patch: int, scale: float, proposals: int, samples: int) -> RegionProposalNetwork:
-    """The network that proposes boxes (Faster R-CNN), with mmdetection's numbers."""
-    most = {"training": 2 * proposals, "testing": proposals}
+    """The network that proposes boxes (Faster R-CNN), with mmdetection's numbers; before NMS as many whatever is kept."""
+    before, after = {"training": 2000, "testing": 1000}, {"training": 2 * proposals, "testing": proposals}
     anchors = Anchors(patch, scale)
     head = ProposingHead(channels, anchors.num_anchors_per_location()[0])
-    return RegionProposalNetwork(anchors, head, 0.7, 0.3, samples, 0.5, most, most, 0.7)
+    return RegionProposalNetwork(anchors, head, 0.7, 0.3, samples, 0.5, before, after, 0.7)
+
+
+class Pieces(MultiScaleRoIAlign):  # type: ignore[misc]
+    """Pieces of the map that fits their size: of 14 patches from the third (224 px of 16; FPN, eq. 1), of 7 from the second.
+
+    Scales are as the patch has them, where torchvision would take powers of 2. A piece lies where its box does, as
+    mmdetection's and Detectron2's; torchvision's would lie half a cell of its map beside.
+    """
+
+    def __init__(self, side: int, patch: int) -> None:
+        super().__init__([str(i) for i in range(len(STRIDES))], side, 0)
+        self.scales = [1 / (patch * stride) for stride in STRIDES]
+        self.map_levels = initLevelMapper(2, 5, canonical_scale=14 * patch, canonical_level=4)
+
+    def forward(self, x: Maps, boxes: list[Boxes], image_shapes: list[tuple[int, int]]) -> Float[Tensor, "n c s s"]:
+        """What each box of each picture holds."""
+        all_boxes = torch.cat(boxes)
+        half = 0.5 / all_boxes.new_tensor(self.scales)[self.map_levels(boxes)]
+        moved = (all_boxes - half[:, None]).split([len(each) for each in boxes])
+        found: Tensor = super().forward(x, list(moved), image_shapes)
+        return found
 
 
 class Stage(RoIHeads):  # type: ignore[misc]
@@ -134,16 +165,17 @@ class Stage(RoIHeads):  # type: ignore[misc]
         spread = (10.0 * (number + 1),) * 2 + (5.0 * (number + 1),) * 2
         layer = norm_of(norm)
         super().__init__(
-            _pool(7, patch),
+            Pieces(7, patch),
             FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [hidden], layer),
             _predictor(hidden, num_classes),
             IOUS[number], IOUS[number], samples, 0.25, spread,
             score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
         )  # fmt: skip
         if masks:
-            self.mask_roi_pool = _pool(14, patch)
+            self.mask_roi_pool = Pieces(14, patch)
             self.mask_head = MaskRCNNHeads(channels, [channels] * 4, 1)
             self.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)
+            _begin(self.mask_predictor.mask_fcn_logits, 0.001)
         self.box_loss = box_loss
 
     def learn(
@@ -256,20 +288,14 @@ def learning(module: nn.Module) -> Iterator[None]:
 
 
 def _predictor(hidden: int, num_classes: int) -> FastRCNNPredictor:
-    """The last layer, with mmdetection's beginning: nearly even classes, hardly a correction."""
+    """The last layer: nearly even classes, hardly a correction."""
     predictor = FastRCNNPredictor(hidden, num_classes + 1)
-    for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
-        nn.init.normal_(layer.weight, std=std)
-        nn.init.zeros_(layer.bias)
+    _begin(predictor.cls_score, 0.01)
+    _begin(predictor.bbox_pred, 0.001)
     return predictor
 
 
-def _pool(side: int, patch: int) -> MultiScaleRoIAlign:
-    """Pieces of the map that fits their size: of 14 patches from the third (224 px of 16; FPN, eq. 1), of 7 from the second.
-
-    Scales are as the patch has them; torchvision by itself would take powers of 2.
-    """
-    pool = MultiScaleRoIAlign([str(i) for i in range(len(STRIDES))], side, 0)
-    pool.scales = [1 / (patch * stride) for stride in STRIDES]
-    pool.map_levels = initLevelMapper(2, 5, canonical_scale=14 * patch, canonical_level=4)
-    return pool
+def _begin(layer: nn.Linear | nn.Conv2d, std: float) -> None:
+    """With so small weights (Detectron2's) that it says next to nothing."""
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.get_parameter("bias"))

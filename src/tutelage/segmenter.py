@@ -74,7 +74,9 @@ class Segmenter:
         (height, width), windows = picture.shape[-2:], self.size
         factor = max(windows[0] / height, windows[1] / width)
         scaled = max(windows[0], round(height * factor)), max(windows[1], round(width * factor))
+        mean, std = (picture.new_tensor(values)[:, None, None] for values in self.statistics)
         x = F.interpolate(picture[None], size=scaled, mode="bicubic", antialias=True)[0]
+        x = x.clamp(-mean / std, (1 - mean) / std)  # a cubic may leave 0..1; pictures that are learned from cannot
         for part in _parts(height, scaled[0], windows[0]):
             for columns in _parts(width, scaled[1], windows[1]):
                 mean = self._mean(x, part.reach, columns.reach)

@@ -72,6 +72,34 @@ def test_boxes_classes_and_masks_are_those_of_the_file(tmp_path: Path, folder: s
     assert not found.crowd.any() and not any("outline" in note for note in data.found.notes)
 
 
+def test_two_files_of_one_part_are_refused(tmp_path: Path) -> None:
+    """As COCO's of 2014 and of 2017 in one folder."""
+    write(tmp_path, folder="{part}2017", file="annotations/instances_{part}2017.json")
+    (tmp_path / "annotations/instances_train2014.json").write_text("{}")
+    with pytest.raises(DataError, match=r"^D-40: .*train2014.json and .*train2017.json are both of the part train"):
+        open_data(str(tmp_path), annotation="objects")
+
+
+def test_every_task_keeps_the_same_pictures_from_training(tmp_path: Path) -> None:
+    """What one learns from, another is not tested on or watched by: pretraining, segmentation and detection of one folder."""
+    values = coco("train", 100)
+    for each in values["images"]:
+        name = each["file_name"]
+        for folder, mode in (("images", "RGB"), ("masks", "L")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(np.arange(600).reshape(SIZE).astype(np.uint8) // 128).convert(mode).save(
+                tmp_path / folder / name
+            )
+    (tmp_path / "train.json").write_text(json.dumps(values))
+    parts = []
+    for annotation in ("classes", "masks", "objects"):
+        data = open_data(str(tmp_path), annotation=annotation)
+        parts.append(
+            [{part.name(i).removeprefix("images/") for i in range(len(part))} for part in (data.held_out, data.test)]
+        )
+    assert parts[0] == parts[1] == parts[2] and [len(part) for part in parts[0]] == [8, 20]
+
+
 def test_boxes_are_cut_at_the_border_and_left_out_where_nothing_is_left(tmp_path: Path) -> None:
     def change(values: dict[str, Any], part: str) -> None:
         values["annotations"][0]["bbox"] = [-3, 15, 10, 50]

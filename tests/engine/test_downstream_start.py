@@ -157,7 +157,7 @@ def test_of_an_official_mae_file_exactly_the_head_and_the_norm_of_the_mean_are_f
     [
         ("finetune", ("fc_norm", "head")),
         ("segment", ("head", "scales", "auxiliary")),
-        ("detect", ("scales", "pyramid", "rpn", "stages")),
+        ("detect", ("pyramid", "rpn", "stages")),
     ],
 )
 def test_the_line_on_the_start_names_what_is_fresh(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tutelage import recipes
 from tutelage.batch import Batch
-from tutelage.clock import Clock
+from tutelage.clock import Clock, total_steps
 from tutelage.data import joint
 from tutelage.data.joint import DetectView, SegmentView
 from tutelage.dense import FCNHead, FourScales, LinearHead, UPerHead, taps
@@ -229,38 +229,40 @@ def test_both_losses_come_from_their_maps() -> None:
 # --- pyramids and heads of detection ----------------------------------------------------------------------------------
 
 
-def four_sizes(width: int = 6) -> list[Tensor]:
-    return [draw(2, width, 3 * 2**k, 4 * 2**k, seed=k) for k in (3, 2, 1, 0)]
-
-
 def test_the_feature_pyramid_goes_from_coarse_to_fine() -> None:
-    """Lin et al. (CVPR 2017), figure 3: 1 x 1 and what is coarser, then 3 x 3; a fifth map of every other cell."""
-    module, maps = scrambled(Pyramid(6, 8)), four_sizes()
-    w = Weights(module)
-    side = [
-        F.conv2d(x, w(f"fpn.inner_blocks.{i}.0.weight"), w(f"fpn.inner_blocks.{i}.0.bias")) for i, x in enumerate(maps)
-    ]
+    """Lin et al. (CVPR 2017), figure 3, of four scales: 1 x 1 and what is coarser, then 3 x 3; a fifth of every other cell."""
+    module, blocks = scrambled(Pyramid(6, 8, "layer")), [draw(2, 6, 6, 8, seed=k) for k in range(4)]
+    scales, w = Weights(module.scales), Weights(module.fpn)
+    maps = four_scales(scales, blocks, "layer")
+    side = [F.conv2d(x, w(f"inner_blocks.{i}.0.weight"), w(f"inner_blocks.{i}.0.bias")) for i, x in enumerate(maps)]
     for i in (2, 1, 0):
         side[i] = side[i] + side[i + 1].repeat_interleave(2, 2).repeat_interleave(2, 3)
     expected = [
-        F.conv2d(x, w(f"fpn.layer_blocks.{i}.0.weight"), w(f"fpn.layer_blocks.{i}.0.bias"), padding=1)
+        F.conv2d(x, w(f"layer_blocks.{i}.0.weight"), w(f"layer_blocks.{i}.0.bias"), padding=1)
         for i, x in enumerate(side)
     ]
     expected.append(expected[3][:, :, ::2, ::2])
-    for found, one in zip(module(maps).values(), expected, strict=True):
+    for found, one in zip(module(blocks).values(), expected, strict=True):
         torch.testing.assert_close(found, one)
-    w.all_taken()
+    scales.all_taken(), w.all_taken()
 
 
-def test_the_simple_pyramid_norms_after_both_of_its_convolutions() -> None:
-    """Li et al. (ECCV 2022): 1 x 1, norm, 3 x 3, norm, of each scale by itself."""
-    module, maps = scrambled(SimplePyramid(6, 8)), four_sizes()
-    w, expected = Weights(module), []
-    for i, x in enumerate(maps):
-        x = normed(w, f"levels.{i}.1", F.conv2d(x, w(f"levels.{i}.0.weight")), "layer")
-        expected.append(normed(w, f"levels.{i}.3", F.conv2d(x, w(f"levels.{i}.2.weight"), padding=1), "layer"))
+def test_the_simple_pyramid_scales_the_last_block_and_norms_after_both_of_its_convolutions() -> None:
+    """Li et al. (ECCV 2022) as Detectron2 builds it: halved on each way up, then 1 x 1, norm, 3 x 3, norm, of each alone."""
+    module, blocks = scrambled(SimplePyramid(8, 6)), [draw(2, 8, 6, 8, seed=k) for k in range(4)]
+    w, x = Weights(module), blocks[3]
+    four = normed(w, "levels.0.1", up2(x, w("levels.0.0.weight"), w("levels.0.0.bias")), "layer")
+    four = up2(four * (1 + torch.erf(four / math.sqrt(2))) / 2, w("levels.0.3.weight"), w("levels.0.3.bias"))
+    two = up2(x, w("levels.1.0.weight"), w("levels.1.0.bias"))
+    half = torch.stack([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]).amax(0)
+    assert [scale.shape[1] for scale in (four, two)] == [2, 4]
+    expected = []
+    for level, first, scale in ((0, 4, four), (1, 1, two), (2, 0, x), (3, 1, half)):
+        name = [f"levels.{level}.{first + k}" for k in range(4)]
+        y = normed(w, name[1], F.conv2d(scale, w(f"{name[0]}.weight")), "layer")
+        expected.append(normed(w, name[3], F.conv2d(y, w(f"{name[2]}.weight"), padding=1), "layer"))
     expected.append(expected[3][:, :, ::2, ::2])
-    for found, one in zip(module(maps).values(), expected, strict=True):
+    for found, one in zip(module(blocks).values(), expected, strict=True):
         torch.testing.assert_close(found, one)
     w.all_taken()
 
@@ -345,7 +347,8 @@ def of_segmentation() -> Iterator[tuple[str, object, object]]:
     yield "more than 75 %", view.most_of_one, 0.75
     yield "flip, colours", (view.flip, view.distort), (0.5, 0.5)
     yield "windows two thirds of it apart", _starts(512 + 341, 512), [0, 341]
-    yield "160,000 steps", (recipe.steps, recipe.batch_size, recipe.backbone.size), (160_000, 16, (512, 512))
+    steps = total_steps(20_210, recipe.batch_size, recipe.epochs)
+    yield "160,000 steps", (steps, recipe.batch_size, recipe.backbone.size), (160_000, 16, (512, 512))
     rate = optim.base_lr * recipe.batch_size / 256
     yield "layer decay 0.65, 4e-4", (optim.layer_decay, pytest.approx(rate)), (0.65, 4e-4)
     yield "W = 1,500", round(optim.warmup_epochs * 20_210 / 16), 1500
@@ -370,8 +373,9 @@ def of_detection() -> Iterator[tuple[str, object, object]]:
     yield "from IoU 0.7 on, of none below 0.3", (matcher.high_threshold, matcher.low_threshold), (0.7, 0.3)
     sampler = rpn.fg_bg_sampler
     yield "256 a picture, half of objects", (sampler.batch_size_per_image, sampler.positive_fraction), (256, 0.5)
-    kept = (rpn.nms_thresh, rpn._post_nms_top_n["training"], rpn._post_nms_top_n["testing"])
-    yield "NMS 0.7, 2,000 kept in training, 1,000 after", kept, (0.7, 2000, 1000)
+    most = {"training": 2000, "testing": 1000}
+    kept = (rpn.nms_thresh, rpn._pre_nms_top_n, rpn._post_nms_top_n)
+    yield "the surest 2,000 (1,000 after training), NMS 0.7, as many kept", kept, (0.7, most, most)
     sampler, overlap = stage.fg_bg_sampler, stage.proposal_matcher.high_threshold
     drawn = (sampler.batch_size_per_image, sampler.positive_fraction, overlap)
     yield "512 a picture, a quarter of objects (IoU 0.5)", drawn, (512, 0.25, 0.5)

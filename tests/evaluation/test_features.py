@@ -5,7 +5,7 @@ from tests.evaluation.small import COLOUR, GREY, encoder, same, small_vit
 from timm.layers import DropPath
 
 from tutelage.data.index import open_data
-from tutelage.encoder import encode, sincos_positions
+from tutelage.encoder import encode, mean_pooled, sincos_positions
 from tutelage.errors import DataError
 from tutelage.evaluation.features import features, normalised, pixel_features, untrained
 
@@ -39,6 +39,17 @@ def test_features_neither_train_nor_change_the_encoder(digits):
     assert same(trained.vit, small_vit(size=8, patch=2))
     assert not found.cls.requires_grad
     assert len(said) == 2
+
+
+def test_a_mean_that_is_normed_afterwards_is_what_the_head_would_read(digits):
+    """Of a run fine-tuned as MAE's, whose norm comes after the mean of the patch tokens."""
+    vit = mean_pooled(small_vit(size=8, patch=2))
+    torch.nn.init.normal_(vit.fc_norm.weight)
+    found = features(encoder(vit), digits)
+    x = (torch.stack([digits.read(i) for i in range(23)]) / 255 - GREY.mean[0]) / GREY.std[0]
+    with torch.no_grad():
+        read = vit.forward_head(vit.forward_features(x), pre_logits=True)
+    assert torch.allclose(found.mean, read, atol=1e-5)
 
 
 def test_grey_pictures_are_repeated_for_a_colour_encoder(digits):

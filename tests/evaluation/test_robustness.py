@@ -183,7 +183,7 @@ def test_the_classifier_of_a_run_is_asked_instead_if_that_is_wished(run, folder)
     plain = evaluate("classifier", run, "digits")
     assert found.clean_errors[0] == pytest.approx(1 - plain.accuracy)
     assert found.rows[-1].name == "classifier"
-    assert found.rows[-1].scores["head"].held_out == pytest.approx(plain.rows[0].scores["head"].held_out)
+    assert found.rows[-1].scores["head"].held_out is None, "it may have learned from pictures that are held out here"
     assert [list(row.scores) for row in found.rows] in ([["cls"], ["head"]], [["mean"], ["head"]])
     assert asked(str(run), classifier=True, baseline=str(run)).mean("corruption_error") == 100.0
     with pytest.raises(CheckpointError, match="K-07"):

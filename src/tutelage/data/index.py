@@ -19,7 +19,7 @@ from tutelage.data.hashtags import TagSettings, open_tags
 from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
-from tutelage.data.masks import Masks, check_layout, layout_of, open_masks
+from tutelage.data.masks import Layout, Masks, check_layout, layout_of, mask_of, open_masks
 from tutelage.data.objects import Instances, coco_files, instances_of, read_coco
 from tutelage.data.outlines import coco_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
@@ -148,7 +148,7 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
     else:
         name, opened = data, named.open_named(data, cache or named.cache_folder())
     if isinstance(opened, Listing):
-        return _open_listing(name, labelled_by(opened, table) if table else opened, holdout, cache)
+        return _open_listing(name, labelled_by(opened, table) if table else opened, holdout, cache, layout_of(path))
     if table:
         raise DataError(
             "D-24", f"{data} is no folder or list of pictures whose files {table} could name.", todo="Use --labels N."
@@ -249,14 +249,19 @@ def _power_sums(picture: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.full((x.shape[0],), x.shape[1], dtype=torch.float64), x.sum(dim=1), (x * x).sum(dim=1)])
 
 
-def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | None) -> Data:
+def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | None, layout: Layout | None) -> Data:
+    """Files, with the class that each has. Where none has one but some have a mask, these are divided as if it were one."""
     readable = open_files(listing, cache or _cache_folder())
     classes = _classes(readable.labels)
     untested = _refuse_other_classes(listing.root, readable.labels, readable.parts)
     number = {label: k for k, label in enumerate(classes)}
     labels = np.array([number.get(label, -1) for label in readable.labels], dtype=np.int64)
     found = replace(readable.found, notes=(*readable.found.notes, *untested))
-    return _divide(name, readable.source, labels, classes, readable.parts, found, holdout)
+    strata = labels
+    if layout and not classes:
+        masked = [mask_of(listing.root.parent, layout, each) != "" for each in readable.source.names]
+        strata = np.array(masked, dtype=np.int64) - 1
+    return _divide(name, readable.source, labels, classes, readable.parts, found, holdout, strata=strata)
 
 
 def _cache_folder() -> Path | None:
@@ -306,15 +311,19 @@ def _divide(
     holdout: float,
     masks: Masks | None = None,
     instances: Instances | None = None,
+    strata: NDArray[np.int64] | None = None,
 ) -> Data:
-    hashes = name_hashes([source.name(i) for i in range(len(source))])
+    """The set in its parts: those it has, and of each stratum (by default the labels; -1 is not tested) a share of pictures."""
+    strata = labels if strata is None else strata
+    # A picture is in the same part whether the set is its folder or has that in images/.
+    hashes = name_hashes([source.name(i).removeprefix("images/") for i in range(len(source))])
     notes: list[str] = []
     test, val = _given(labels, parts, notes, trained_on=holdout == 0)
     held_out = val if holdout else np.zeros_like(val)
     trainable = np.array([part == "train" for part in parts], dtype=np.bool_) | val
     if not test.any():
-        known = labels >= 0
-        test[known] = take(hashes[known], labels[known], TEST_SHARE, "test")
+        known = strata >= 0
+        test[known] = take(hashes[known], strata[known], TEST_SHARE, "test")
         notes.append(
             f"{test.sum():,} of {known.sum():,} labelled pictures (a fifth, stratified) are kept for testing"
             if known.any()
@@ -323,7 +332,7 @@ def _divide(
     if not held_out.any():
         rest = np.flatnonzero(trainable & ~test)
         share = min(holdout, MAX_HELD_OUT / max(1, len(rest)))
-        held_out[rest] = take(hashes[rest], labels[rest], share, "held out")
+        held_out[rest] = take(hashes[rest], strata[rest], share, "held out")
         notes.append(
             f"{held_out.sum():,} of {len(rest):,} training pictures are held out of training, to watch it by"
             if holdout

@@ -124,7 +124,7 @@ def open_masks(
     """
     for name, size in zip(names, sizes, strict=True):
         check_aspect(name, size)
-    found = tuple(_mask_of(root, layout, name) for name in names)
+    found = tuple(mask_of(root, layout, name) for name in names)
     there = [(name, size) for name, size in zip(found, sizes, strict=True) if name]
     if not there:
         raise DataError("D-34", f"no picture in {root / layout.pictures} has a mask in {root / layout.masks}.")
@@ -173,7 +173,7 @@ def check_aspect(name: str, size: tuple[int, int]) -> None:
         )
 
 
-def _mask_of(root: Path, layout: Layout, picture: str) -> str:
+def mask_of(root: Path, layout: Layout, picture: str) -> str:
     """The path of a picture's mask below the root; empty where there is none."""
     ending = layout.ending or ".png"
     stem = re.sub(r"_leftImg8bit$", "", str(PurePosixPath(picture).with_suffix("")))

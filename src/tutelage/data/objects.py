@@ -103,7 +103,11 @@ def coco_files(root: Path) -> dict[str, Path]:
     for folder in (root, root / "annotations"):
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
             if named := _FILES.fullmatch(path.name):
-                found.setdefault(named[1], path)
+                if other := found.get(named[1]):
+                    raise DataError(
+                        "D-40", f"{other} and {path} are both of the part {named[1]}.", todo="Leave one there."
+                    )
+                found[named[1]] = path
     if "train" not in found:
         raise DataError(
             "D-40",

@@ -281,6 +281,10 @@ class Pictures:
         """The chosen pictures: a mask, or their numbers in this part."""
         return replace(self, ids=self.ids[chosen], labels=self.labels[chosen])
 
+    def spread(self, count: int) -> "Pictures":
+        """At most so many pictures, evenly spread over them."""
+        return self.subset(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
+
     def labelled(self) -> "Pictures":
         """The pictures whose class is known."""
         return self.subset(self.labels >= 0)

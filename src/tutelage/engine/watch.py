@@ -52,9 +52,9 @@ class Watch:
         asked, self.unseen = _asked(data)
         held = PIXELS // math.prod(settings.backbone.size)
         known = asked.labelled() if asked.has_labels else asked.tagged()
-        self.queries = _some(known if len(known) else asked, min(QUERIES, held))
+        self.queries = (known if len(known) else asked).spread(min(QUERIES, held))
         votes = data.train.has_labels and self.unseen and not data.train.of_parts
-        self.bank = _some(data.train.labelled(), min(BANK, held)) if votes else None
+        self.bank = data.train.labelled().spread(min(BANK, held)) if votes else None
         streams = {name: stream._replace(labels="any") for name, stream in settings.method.streams.items()}
         feeds = open_feeds(streams, asked, settings).by_name
         looked = min(len(asked), settings.batch_size, 256)
@@ -134,7 +134,7 @@ class Watch:
 
     def _with_objects(self, count: int) -> Iterator[tuple[Tensor, Objects]]:
         """Some of the pictures that ask, whole, with what lies on them."""
-        pictures = _some(self.queries, count)
+        pictures = self.queries.spread(count)
         for i in range(len(pictures)):
             number, picture = pictures.fetch(i)
             truth = pictures.objects(number, picture)
@@ -225,10 +225,3 @@ def _asked(data: Data) -> tuple[Pictures, bool]:
     """Held-out pictures and True, or where there are none training ones; of a set with masks or objects those that have any."""
     held_out, train = (part.labelled() if part.of_parts else part for part in (data.held_out, data.train))
     return (held_out, True) if len(held_out) else (train, False)
-
-
-def _some(pictures: Pictures, count: int) -> Pictures:
-    """At most `count` pictures, evenly spread."""
-    if len(pictures) <= count:
-        return pictures
-    return pictures.subset(np.linspace(0, len(pictures) - 1, count).astype(np.int64))

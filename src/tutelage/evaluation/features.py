@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 class Tokens(NamedTuple):
-    """Two descriptions of each picture, both after the encoder's final norm."""
+    """Two descriptions of each picture, after the encoder's final norm; where that comes after the mean, the mean alone."""
 
     cls: Float[Tensor, "n d"]
     """The class token."""
@@ -74,7 +74,8 @@ def tokens_of(encoder: Encoder, views: Tensor) -> Tokens:
     """Class token and mean patch token of views [b, c, h, w], uint8 in 0..255 or float in 0..1, on the views' device."""
     x = normalised(views, encoder.statistics, encoder.channels)
     x = encoder.vit.forward_features(x).float()  # [b, prefix + n, d]
-    return Tokens(x[:, 0], x[:, encoder.vit.num_prefix_tokens :].mean(dim=1))
+    mean = x[:, encoder.vit.num_prefix_tokens :].mean(dim=1)
+    return Tokens(x[:, 0], encoder.vit.fc_norm(mean))  # the identity but where the norm comes after the mean
 
 
 @torch.no_grad()

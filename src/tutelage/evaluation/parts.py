@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,7 +37,7 @@ class Parts(NamedTuple):
     def spread(self, train_pictures: int) -> "Parts":
         """At most so many training pictures, evenly spread over them, and at most a quarter as many held-out ones."""
         return self._replace(
-            train=spread(self.train, train_pictures), held_out=spread(self.held_out, max(1, train_pictures // 4))
+            train=self.train.spread(train_pictures), held_out=self.held_out.spread(max(1, train_pictures // 4))
         )
 
 
@@ -158,8 +157,3 @@ def asked(where: str, encoder: Classifier | Segmenter | Detector, data: Data, pa
         "pictures": parts.counts,
         "num_classes": len(parts.train.classes),
     }
-
-
-def spread(pictures: Pictures, count: int) -> Pictures:
-    """At most so many of the pictures, evenly spread over them."""
-    return pictures.subset(np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(np.int64))

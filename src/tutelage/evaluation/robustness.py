@@ -20,7 +20,7 @@ from tutelage.evaluation.classifier import columns_of
 from tutelage.evaluation.corruption_error import Robustness
 from tutelage.evaluation.features import Say, features, normalised, tokens_of, untrained
 from tutelage.evaluation.linear import CachedSettings, choose_cached
-from tutelage.evaluation.parts import Labelled, Parts, asked, labelled_parts, spread
+from tutelage.evaluation.parts import Labelled, Parts, asked, labelled_parts
 from tutelage.evaluation.result import Row, Score, remember
 from tutelage.export import Encoder, load_encoder
 
@@ -56,8 +56,8 @@ class Judge(NamedTuple):
 
     encoder: Classifier
     token: str
-    held_out: float
-    """Share of clean held-out pictures that are named right."""
+    held_out: float | None
+    """Share of clean held-out pictures that are named right; None of a run's own classifier, which may have learned them."""
     name_classes: Callable[[Tensor], Int[Tensor, " b"]]
     """Views [b, c, h, w] on the device to classes on the CPU."""
 
@@ -95,7 +95,7 @@ def evaluate_robustness(
     parts, notes = labelled_parts(opened)
     if train_pictures is not None:
         parts = parts.spread(train_pictures)
-    parts = parts._replace(test=spread(parts.test, settings.test_pictures))
+    parts = parts._replace(test=parts.test.spread(settings.test_pictures))
     bench = _Bench(parts, data, linear, device, workers, say)
     judges = [bench.judge(where, classifier, teacher)]
     if baselines:
@@ -197,9 +197,7 @@ class _Bench:
             logits: Tensor = classifier.vit(x).cpu()
             return logits[:, columns].argmax(dim=1)
 
-        judge = Judge(classifier, "head", 0.0, name_classes)
-        (errors,) = self.errors([judge], self.parts.held_out, [CLEAN])
-        return judge._replace(held_out=1 - errors[CLEAN])
+        return Judge(classifier, "head", None, name_classes)
 
     def errors(
         self, judges: Sequence[Judge], pictures: Pictures, corruptions: Sequence[Corruption | None]

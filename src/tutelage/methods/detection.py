@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from tutelage.batch import Annotation, Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import Count, NonNegative, Positive, Width
-from tutelage.dense import FourScales, KeptBuffers, Norm, features
+from tutelage.dense import KeptBuffers, Norm, features
 from tutelage.detections import Found
 from tutelage.encoder import patch_of
 from tutelage.errors import DataError, SettingsError
@@ -42,17 +42,18 @@ class DetectionSettings(MethodSettings):
     masks: bool = True
     """Learn the outline of each object beside its box."""
     pyramid: Literal["fpn", "simple"] = "fpn"
-    """A feature pyramid over four blocks' maps, or ViTDet's, each scale by itself from the last block's."""
+    """A feature pyramid over four blocks' maps, or ViTDet's: each scale by itself from the last block's, with layer norms."""
     channels: Width = 256
     """Width of pyramid and heads."""
     hidden: Width = 1024
     """Width of the layer before class and box."""
     norm: Norm = "batch"
-    """Normalisation in adapter and box heads: over the batch of all processes, as published, or of each cell by itself."""
+    """Normalisation in the FPN's scales and in box heads: over the pictures of a pass (of all GPUs), as published, or of each
+    cell over its channels."""
     anchor_scale: Positive = 8.0
     """Side of the square anchors in units of their map's stride."""
     proposals: Count = 1000
-    """Boxes that are proposed of a picture; twice as many in training."""
+    """Boxes of a picture that are looked into; twice as many in training."""
     anchor_samples: Annotated[int, Field(ge=2, le=2**16)] = 256
     """Anchors of a picture that the proposing network learns from, at most half of them of objects."""
     samples: Annotated[int, Field(ge=4, le=2**16)] = 512
@@ -100,8 +101,7 @@ class Detection(Method):
         if vit.pos_embed is not None:
             vit.pos_embed.requires_grad_(True)
         vit.norm.requires_grad_(False)  # features are taken before it
-        self.scales = FourScales(width, s.norm)
-        self.pyramid = (Pyramid if s.pyramid == "fpn" else SimplePyramid)(width, s.channels)
+        self.pyramid = Pyramid(width, s.channels, s.norm) if s.pyramid == "fpn" else SimplePyramid(width, s.channels)
         self.rpn = proposer(s.channels, patch, s.anchor_scale, s.proposals, s.anchor_samples)
         self.stages = Stages(
             Stage(
@@ -142,8 +142,7 @@ class Detection(Method):
 
     def maps(self, x: Float[Tensor, "b c h w"]) -> Maps:
         """Five maps of the pictures, by name."""
-        blocks = features(self.student, x)
-        found: Maps = self.pyramid(self.scales(blocks if self.settings.pyramid == "fpn" else [blocks[-1]] * 4))
+        found: Maps = self.pyramid(features(self.student, x))
         return found
 
     def answers(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, " n"]:

@@ -15,7 +15,7 @@ from tutelage.batch import IGNORED, Annotation, Batch, Stream
 from tutelage.clock import Clock
 from tutelage.config import NonNegative, Share, Width
 from tutelage.dense import FCNHead, FourScales, KeptBuffers, LinearHead, Norm, UPerHead, features
-from tutelage.errors import DataError
+from tutelage.errors import DataError, SettingsError
 from tutelage.method import Method, MethodSettings, Output, seen
 from tutelage.precision import wide
 
@@ -27,15 +27,16 @@ class SegmentationSettings(MethodSettings):
     head: Literal["upernet", "linear"] = "upernet"
     """UPerNet on four scales, or one linear layer on the tokens, which leaves more to the encoder."""
     channels: Width | None = None
-    """Width of UPerNet; by default the encoder's, as published."""
+    """UPerNet only: its width; by default the encoder's, as published."""
     norm: Norm = "batch"
-    """Normalisation in the decoder: over the batch of all processes, as published, or of each pixel over its channels."""
+    """Normalisation in the decoder: over the pictures of a pass (of all GPUs; with a micro_batch less than the batch), as
+    published, or of each pixel over its channels."""
     dropout: Share = 0.1
-    """Share of the channels dropped before the last layer."""
+    """UPerNet only: share of the channels dropped before the last layer."""
     auxiliary_weight: NonNegative = 0.4
     """UPerNet only: weight of a second loss, of a small head on the third scale; 0 is without."""
     auxiliary_channels: Width = 256
-    """Its width."""
+    """Width of that head."""
 
     @property
     def streams(self) -> dict[str, Stream]:
@@ -48,7 +49,13 @@ class SegmentationSettings(MethodSettings):
         return "masks"
 
     def check(self, grid: tuple[int, int], pictures: int) -> None:
-        """Any size of picture and batch will do."""
+        """Refuse batch statistics of one picture, of which UPerNet pools one number a channel. Raises SettingsError C-25."""
+        if pictures < 2 and self.head == "upernet" and self.norm == "batch":
+            raise SettingsError(
+                "C-25",
+                "UPerNet norms over the pictures of a pass, and a pass has one.",
+                todo="Use a larger micro_batch, or --method.norm layer.",
+            )
 
     def check_classes(self, data: str, shown: int) -> None:
         """Refuse training pictures without masks. Raises DataError D-34."""

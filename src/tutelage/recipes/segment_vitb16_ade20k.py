@@ -16,7 +16,6 @@ from tutelage.methods.segmentation import SegmentationSettings
 
 RECIPE = RunSettings[SegmentationSettings](
     epochs=160_000 * 16 / 20_210,
-    steps=160_000,
     batch_size=16,
     holdout=0.0,
     normalisation="imagenet",
