@@ -221,7 +221,7 @@ def grid(rows: dict[str, list[Line]], title: str, protocol: str, judged: str) ->
 
     Under it what MAE before the tags adds to runs with the same seed, and to each of the two alone for as long.
     """
-    cells: dict[str, dict[tuple[float, float], dict[int, float]]] = defaultdict(dict)
+    cells: dict[str, dict[tuple[float, float], dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for name, lines in rows.items():
         width, *stages = name.split(", ")
         epochs = dict(stage.split() for stage in stages if stage != "untrained")
@@ -233,10 +233,12 @@ def grid(rows: dict[str, list[Line]], title: str, protocol: str, judged: str) ->
         out += [f"\n**{title}, {width}**\n", f"| MAE, epochs | {' | '.join(f'{a:g} of tags' for a in after)} |"]
         out.append("|---" * (len(after) + 1) + "|")
         for b in before:
-            row = [spread([*own[b, a].values()]) if (b, a) in own else "" for a in after]
+            row = [spread([*own[b, a].values()]) for a in after]
             out.append(f"| {b:g} | {' | '.join(row)} |")
-        for b in (b for b in before if b and (b, after[-2]) in own):
-            row = ["" if not a or (b, a) not in own else gain(own[b, a], own[0, a]) for a in after]
+        if min(len(before), len(after)) < 3:
+            continue  # there is nothing to compare yet
+        for b in (b for b in before if b and own[b, after[-2]]):
+            row = [gain(own[b, a], own[0, a]) if a else "" for a in after]
             out.append(f"| {b:g}, above 0 with the same seed | {' | '.join(row)} |")
         both, tags, mae = own[before[-2], after[-2]], own[0, after[-1]], own[before[-1], 0]
         out.append(

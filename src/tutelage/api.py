@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from tutelage.config import NonNegativeInt, Settings, Share
 from tutelage.distributed import rank
 from tutelage.encoder import own_patch_size, pair
 from tutelage.engine import pretrain as engine
+from tutelage.engine.agreement import beginning_together
 from tutelage.engine.checkpoint import checkpoint_folders
 from tutelage.engine.launch import launched
 from tutelage.engine.settings import RunSettings, differences, read_settings
@@ -245,7 +247,11 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
     if place.exists():  # photos and photos/ are the same run
         settings = settings.model_copy(update={"data": str(place)})
         place = place.resolve()
-    folder = Path(out) if out else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
+    folder = (
+        Path(out).expanduser()
+        if out
+        else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
+    )
     if not settings.first:
         return _one(settings, folder, quiet=quiet)
     return _two(settings, folder, quiet=quiet)
@@ -254,19 +260,23 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
 def _two(settings: RunSettings[Any], folder: Path, *, quiet: bool) -> engine.Finished:
     """The first run, unless it is finished, then the one that begins with its encoder."""
     before, first = folder / "first", first_stage(settings)
-    with launched(settings.device):  # both runs in one process group
+    with launched(settings.device) as device:  # both runs in one process group
         tells = rank() == 0 and not quiet
         if not _is_finished(first, before):
             _refuse_to_begin_again(before, folder)
-            data, _, _ = engine.prepared(settings, folder)  # what is wrong with the second run is said before the first
+            found = engine.prepared(settings, folder)[
+                0
+            ].found  # what is wrong with the second run is said before the first
             if tells:
-                _say(*data.found.lines(), *_notes(settings, first), f"run 1 of 2: {settings.first}")
+                _say(*found.lines(), *_notes(settings, first), f"run 1 of 2: {settings.first}")
             try:
                 finished = _one(first, before, quiet=quiet, stops=(folder,), following="the run that begins with it")
             except TutelageError as error:
                 raise first_stage_error(settings, error) from error
-            if finished.stopped:
-                return finished
+            if finished.asked and tells:
+                _say("stopped between both runs; run the same command to go on")
+            if finished.stopped or finished.asked:
+                return replace(finished, stopped=True)
         elif rank() == 0 and not (before / "report.html").exists():  # killed before it could be written
             write_report(before)
         if tells:
@@ -309,6 +319,10 @@ def first_stage(settings: RunSettings[Any]) -> RunSettings[Any]:
     if recipe.first:
         raise SettingsError(
             "C-28", f"{settings.first} has a first run itself.", todo="Run it by itself, and use --init RUN."
+        )
+    if settings.tags and "tags" not in (recipe.method.annotation, settings.method.annotation):
+        raise SettingsError(
+            "C-27", f"neither of both runs learns anything from --tags {settings.tags}.", todo="Leave it out."
         )
     same = [
         "data", "labels", "share", "seed", "holdout", "normalisation", "init", "init_teacher", "micro_batch",

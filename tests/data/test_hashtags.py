@@ -77,6 +77,12 @@ def named(data: Data, i: int) -> set[str]:
         (" , ,", []),
         ("", []),
         ("＃猫", ["猫"]),
+        ("cat dog\n", ["cat", "dog"]),  # as a quoted cell ends, or a text in JSON
+        ("cat\r\ntennis shoe\r\n", ["cat", "tennis shoe"]),
+        ("tennis shoe,", ["tennis shoe"]),
+        ("NaN", []),  # pandas' word for nothing
+        ("none", []),
+        ("none, cat", ["none", "cat"]),
     ],
 )
 def test_tags_are_split_at_commas_else_at_blanks(text: str, tags: list[str]) -> None:
@@ -90,6 +96,22 @@ def test_of_a_caption_only_hashtags_count_unless_its_words_are_asked_for() -> No
     assert words[:2] == ["boots", "brownbear"]
     assert {"mouse", "tennis shoes", "café"} <= set(words)
     assert not {"a", "in", "my", "and", "tennis"} & set(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "hashtags"),
+    [
+        ("#bo\u0308x #fox", ["b\u00f6x", "fox"]),  # a letter and its accent, apart
+        ("#bo\u200box #bo\u00adot", ["boox", "boot"]),  # a blank of no width, and a soft hyphen
+    ],
+)
+def test_a_hashtag_is_not_cut_where_a_reader_sees_nothing(text: str, hashtags: list[str]) -> None:
+    assert in_caption(text, nouns=False) == hashtags
+
+
+def test_two_words_of_a_caption_are_one_noun_only_where_it_is_written_in_two() -> None:
+    words = in_caption("a brown bear, tee shirts and a ball game near the mo use", nouns=True)
+    assert words == ["brown bear", "tee shirts", "ball game", "near", "mo", "use"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "#box", "...", "<br>"])

@@ -62,6 +62,11 @@ def names(nouns: WordNet, word: str) -> list[str]:
         ("men", ["work_force.n.01", "man.n.01"]),  # and an irregular one
         ("ballgame", ["ballgame.n.01", "ball_game.n.01"]),  # as it is written comes first
         ("ball game", ["ball_game.n.01", "ballgame.n.01"]),
+        ("boots.", ["boot.n.01"]),  # a plural with what stands behind it
+        ("'boots'", ["boot.n.01"]),
+        ("boots/", ["boot.n.01"]),
+        ("A.s", []),  # two letters are no plural, with a full stop or without
+        ("boot\ufe0f", ["boot.n.01"]),  # an emoji's selector that lost its emoji
         ("deep $ freeze", ["deep_freeze.n.01", "deep-freeze.n.01"]),  # a sign is nothing
         ("ballgames", ["ballgame.n.01", "ball_game.n.01"]),
         ("cat", ["cat.n.01", "computerized_tomography.n.01"]),  # by frequency, not by place

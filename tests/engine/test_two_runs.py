@@ -18,6 +18,7 @@ from small_runs import FORKSERVER, PLAIN_FLAGS, TINY
 from tutelage.api import first_stage, run, settings_for
 from tutelage.cli import main
 from tutelage.data.wordnet import open_wordnet
+from tutelage.engine import pretrain as pretraining
 from tutelage.engine.settings import RunSettings, read_settings
 from tutelage.errors import CheckpointError, SettingsError
 from wordnets import write_wordnet
@@ -156,6 +157,50 @@ def test_a_file_stop_in_the_run_folder_stops_the_first_run(tags: Path, tmp_path:
     )
 
 
+def test_asked_to_stop_while_the_first_run_is_written_out_the_second_does_not_begin(
+    whole: Path, tags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """As by a cluster's SIGTERM: what was trained is finished, and the same command goes on with the second run."""
+    out, finish = tmp_path / "run", pretraining.finish
+
+    def told(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish(*args)
+
+    monkeypatch.setattr(pretraining, "finish", told)
+    assert run(settings(tags), out).stopped
+    assert "stopped between both runs; run the same command to go on" in capsys.readouterr().err
+    assert (out / "first" / "report.html").exists() and not (out / "settings.json").exists()
+    monkeypatch.setattr(pretraining, "finish", finish)
+    assert not run(settings(tags), out, quiet=True).stopped
+    assert weights(out) == weights(whole) and weights(out / "first") == weights(whole / "first")
+
+
+@pytest.mark.parametrize("change", ["another picture", "another class"])
+def test_both_runs_are_of_the_same_pictures_divided_alike(change: str, tags: Path, tmp_path: Path) -> None:
+    """Else what the second holds out or is tested on may have been trained on by the first."""
+    photos = tmp_path / "photos"
+    for k in range(40):
+        (photos / f"{k % 4}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 4 * k, dtype=np.uint8)).save(photos / f"{k % 4}" / f"{k}.png")
+    (photos / "tags.csv").write_text("\n".join(["path,tags", *(f"{k % 4}/{k}.png,{WORDS[k % 4]}" for k in range(40))]))
+    small = {"data": str(photos), "tags": str(photos / "tags.csv"), "batch_size": 8, "first_batch_size": 8}
+    wanted = settings(tags).model_copy(update=small)
+    run(wanted, tmp_path / "run", quiet=True)
+    for place in ("checkpoints", "encoder", "classifier"):
+        shutil.rmtree(tmp_path / "run" / place, ignore_errors=True)
+    run(wanted, tmp_path / "run", quiet=True)
+    for place in ("checkpoints", "encoder", "classifier"):
+        shutil.rmtree(tmp_path / "run" / place, ignore_errors=True)
+    if change == "another picture":
+        Image.fromarray(np.full((8, 8), 255, dtype=np.uint8)).save(photos / "0" / "x.png")
+    else:
+        for k in (0, 4, 8, 12, 16, 20):
+            (photos / "0" / f"{k}.png").rename(photos / "1" / f"{k}.png")
+    with pytest.raises(CheckpointError, match="K-14: the pictures of photos are not those that .*first was trained on"):
+        run(wanted, tmp_path / "run", quiet=True)
+
+
 @pytest.mark.slow
 def test_killed_in_either_run_it_ends_with_the_same_bits(tags: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "run", tmp_path / "whole"
@@ -257,6 +302,8 @@ def test_settings_that_need_the_other_are_refused(tags: Path, tmp_path: Path) ->
         run(settings(tags, "weakly-supervised-quickstart", first_epochs=1.0), tmp_path / "run", quiet=True)
     with pytest.raises(SettingsError, match="C-27"):
         run(settings_for("mae-quickstart", data="digits", tags=str(tags)), tmp_path / "run", quiet=True)
+    with pytest.raises(SettingsError, match="C-27: neither of both runs"):
+        run(settings(tags, "supervised-quickstart", first="mae-quickstart"), tmp_path / "run", quiet=True)
 
 
 def test_the_first_run_is_of_the_same_pictures_seed_backbone_and_machine() -> None:

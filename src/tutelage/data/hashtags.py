@@ -32,7 +32,7 @@ class TagSettings(Settings):
 
     senses: Senses = "set"
     """Of a word with several meanings: the set of them is its class, shared by words with the same set (Mahajan et al. 2018);
-    or the most frequent one; or each is a class."""
+    or the first one, the most frequent of the word as it is written; or each is a class."""
     min_pictures: Count = 1
     """Classes that fewer training pictures show are dropped."""
     caption_words: bool = False

@@ -65,6 +65,14 @@ class Data:
         return replace(self.train, ids=np.arange(len(labels)), labels=labels)
 
     @property
+    def division(self) -> str:
+        """A SHA-256 of the pictures and of the part that each is in, whatever is known of them."""
+        h = hashlib.sha256(self.train.source.digest())
+        for part in (self.train, self.held_out, self.test):
+            h.update(np.sort(part.ids).astype("<i8").tobytes() + b"|")
+        return h.hexdigest()
+
+    @property
     def hashes(self) -> dict[str, str]:
         """Where there are tags, what the fingerprint is made of, each hashed by itself, to tell what has changed."""
         if (tags := self.train.tags) is None:

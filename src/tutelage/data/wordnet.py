@@ -51,7 +51,7 @@ _PLURALS = (
 """Endings of plurals and what they were: WordNet's rules of detachment for nouns (morphy(7WN)), and nltk's for ves."""
 _BARE = re.compile("[a-zA-Z0-9_./' -]*")
 """Words without anything of the kind, and without accents: all of WordNet's own."""
-_EMOJI = re.compile("[0-9#*]\ufe0f?\u20e3|.\ufe0f")
+_EMOJI = re.compile("[0-9#*]\ufe0f?\u20e3|[^A-Za-z]\ufe0f")
 """A digit on a key, or what is asked to be shown as a picture."""
 _SIGNS = {"Sc", "Sk", "Sm", "So", "No"}
 """Unicode's categories of symbols, and of numbers that are no digits."""
@@ -105,14 +105,21 @@ class WordNet:
                 places |= dict.fromkeys(self._senses[spelled])
         return tuple(places)
 
+    def is_parted(self, words: str) -> bool:
+        """Whether several words, or what they may be the plural of, are a noun that is written in parts: ice_cream, t-shirt."""
+        form = _spelling(words)
+        spelled = (each for own in (form, *self._singulars_of(form)) for each in self._spelled.get(squeezed(own), ()))
+        return any("_" in each or "-" in each for each in spelled)
+
     def _singulars_of(self, form: str) -> Sequence[str]:
         """Of an irregular plural what WordNet says, else what is left without a plural's ending.
 
         As WordNet's own morph.c, and unlike nltk, never of two letters or of what ends in ss: #boss is no Bos.
         """
+        form = form.strip("_-'./")
         if irregular := self._singulars.get(squeezed(form)):
             return irregular
-        if len(form) <= 2 or form.endswith("ss"):
+        if len(squeezed(form)) <= 2 or form.endswith("ss"):
             return ()
         return [form[: -len(end)] + was for end, was in _PLURALS if form.endswith(end)]
 

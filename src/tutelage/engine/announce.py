@@ -33,6 +33,7 @@ def record(run: RunFolder, data: Data, statistics: Statistics, numerics: Numeric
             "notes": list(data.found.notes),
             "unreadable": [list(item) for item in data.found.unreadable],
             "fingerprint": data.fingerprint,
+            "division": data.division,
             "hashes": data.hashes,
         },
     )

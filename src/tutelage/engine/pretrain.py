@@ -12,7 +12,7 @@ from tutelage.clock import Clock, total_steps
 from tutelage.data.index import Data, Statistics, measure_statistics, open_data
 from tutelage.data.order import mix
 from tutelage.data.streams import default_workers
-from tutelage.distributed import alone, barrier, rank, world_size
+from tutelage.distributed import all_max, alone, barrier, rank, world_size
 from tutelage.encoder import build_vit
 from tutelage.engine.agreement import beginning_together, check_agreement
 from tutelage.engine.announce import announcement, record, standing_still
@@ -24,7 +24,7 @@ from tutelage.engine.launch import StopRequest, has_bf16, launched
 from tutelage.engine.optim import build_optimizer
 from tutelage.engine.progress import ProgressLine
 from tutelage.engine.pulse import Pulse, naming_the_lost
-from tutelage.engine.resume import resume
+from tutelage.engine.resume import refuse_other_pictures_than, resume
 from tutelage.engine.run import RunFolder, check_writable, refuse_export, refuse_other_settings
 from tutelage.engine.saver import Saver
 from tutelage.engine.settings import RunSettings
@@ -50,6 +50,8 @@ class Finished:
     """This process is the first of its run: the one that writes and speaks."""
     labelled: bool
     """Some pictures have labels, so the encoder can be evaluated on them."""
+    asked: bool = False
+    """It was asked to stop when there was nothing left to train: what would follow is not to begin."""
 
 
 def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, stops: tuple[Path, ...] = ()) -> Finished:
@@ -66,6 +68,11 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, stop
             torch.cuda.reset_peak_memory_stats()
         with beginning_together(device):
             data, feeds, clock = prepared(settings, out)
+            if settings.first and settings.method.annotation in (
+                "classes",
+                "tags",
+            ):  # others divide pictures their own way
+                refuse_other_pictures_than(out / "first", data)
         check_agreement(settings, data, device)
         run = RunFolder(out, writes=rank() == 0)
         try:
@@ -157,7 +164,10 @@ def _pretrain(
             with alone():
                 finish(run, method, data, settings, numerics, statistics, watch, clock)
         barrier()
-        return Finished(run.path, clock, stopped=False, leads=rank() == 0, labelled=data.train.has_labels)
+        if asked := bool(all_max(torch.tensor(float(stop.wanted), device=device))):
+            stop.obeyed()
+        labelled = data.train.has_labels
+        return Finished(run.path, clock, stopped=False, leads=rank() == 0, labelled=labelled, asked=asked)
     finally:
         progress.close()
         source.close()  # type: ignore[attr-defined]

@@ -3,10 +3,13 @@
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from tutelage.clock import Clock
+from tutelage.config import read_json
 from tutelage.data.index import Data
 from tutelage.distributed import all_max, rank
 from tutelage.durable import move
@@ -136,6 +139,26 @@ def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, data: Data, f
         )
 
 
+def refuse_other_pictures_than(first: Path, data: Data) -> None:
+    """Raise CheckpointError K-14 where the run before this one saw other pictures, or others were kept from its training."""
+    before = read_json(first / "data.json") if (first / "data.json").exists() else {}
+    if before.get("division", data.division) != data.division:
+        raise CheckpointError(
+            "K-14",
+            f"the pictures of {data.name} are not those that {first} was trained on ({_counts(before, data)}).",
+            "What is tested or held out now may have been trained on then.",
+            "Restore them, or begin both runs with another --out.",
+        )
+
+
+def _counts(before: dict[str, Any], data: Data) -> str:
+    """How many pictures each part had and has."""
+    parts = ("train", "held_out", "test")
+    return "; ".join(
+        f"{before.get(part, '?')} {part.replace('_', ' ')} then, {len(getattr(data, part))} now" for part in parts
+    )
+
+
 def _of_other_pictures(run: RunFolder, data: Data) -> CheckpointError:
     """K-14, naming what has changed since the run began: WordNet or the tags where the pictures are the same, else those."""
     before = run.read("data.json")
@@ -147,10 +170,7 @@ def _of_other_pictures(run: RunFolder, data: Data) -> CheckpointError:
         told = f"SHA-256 {str(then.get(changed))[:12]} then, {now[changed][:12]} now"
     else:
         what = f"the pictures{' or tags' if data.train.tags and not then else ''} of {data.name}"
-        parts = ("train", "held_out", "test")
-        told = "; ".join(
-            f"{before.get(part, '?')} {part.replace('_', ' ')} then, {len(getattr(data, part))} now" for part in parts
-        )
+        told = _counts(before, data)
     return CheckpointError(
         "K-14",
         f"{what} are not those that {run.path} was begun with ({told}).",

@@ -51,7 +51,7 @@ class Watch:
         self.settings, self.numerics = settings, numerics
         asked, self.unseen = _asked(data)
         held = PIXELS // math.prod(settings.backbone.size)
-        known = asked.labelled() if asked.has_labels else asked.tagged()
+        known = asked.labelled() if asked.has_labels and asked.tags is None else asked.tagged()
         self.queries = (known if len(known) else asked).spread(min(QUERIES, held))
         votes = data.train.has_labels and self.unseen and not data.train.of_parts
         self.bank = data.train.labelled().spread(min(BANK, held)) if votes else None

@@ -12,18 +12,6 @@ Expected: on ImageNet-1K 87.5 % linear at 224 px and 89.5 % fine-tuned at 512 or
 which nobody else has. Not verified here.
 """
 
-from tutelage.encoder import BackboneSettings
-from tutelage.engine.settings import OptimSettings, RunSettings
-from tutelage.methods.weakly_supervised import WeaklySupervisedSettings
+from tutelage.recipes.pre_pretraining_vitb16 import RECIPE as VIT_B
 
-RECIPE = RunSettings[WeaklySupervisedSettings](
-    first="mae-vith14",
-    first_epochs=1,
-    epochs=1,
-    batch_size=8192,
-    normalisation="imagenet",
-    backbone=BackboneSettings(name="vit_huge_patch14_224"),
-    method=WeaklySupervisedSettings(oversample=1e-4),
-    # more warm-up than any run is long: the share alone counts
-    optim=OptimSettings(base_lr=4e-4 * 256 / 8192, warmup_epochs=1000, max_warmup_share=0.05, weight_decay=0.1),
-)
+RECIPE = VIT_B.changed(first="mae-vith14", backbone={"name": "vit_huge_patch14_224"})
