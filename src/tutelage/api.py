@@ -264,9 +264,8 @@ def _two(settings: RunSettings[Any], folder: Path, *, quiet: bool) -> engine.Fin
         tells = rank() == 0 and not quiet
         if not _is_finished(first, before):
             _refuse_to_begin_again(before, folder)
-            found = engine.prepared(settings, folder)[
-                0
-            ].found  # what is wrong with the second run is said before the first
+            with beginning_together(device):  # what is wrong with the second run is said before the first
+                found = engine.prepared(settings, folder)[0].found
             if tells:
                 _say(*found.lines(), *_notes(settings, first), f"run 1 of 2: {settings.first}")
             try:
