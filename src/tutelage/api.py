@@ -247,11 +247,8 @@ def run(settings: RunSettings[Any], out: str | Path | None = None, *, quiet: boo
     if place.exists():  # photos and photos/ are the same run
         settings = settings.model_copy(update={"data": str(place)})
         place = place.resolve()
-    folder = (
-        Path(out).expanduser()
-        if out
-        else Path("runs") / f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
-    )
+    own = f"{settings.recipe}-{place.stem if place.is_file() else place.name}"
+    folder = Path(out).expanduser() if out else Path("runs") / own
     if not settings.first:
         return _one(settings, folder, quiet=quiet)
     return _two(settings, folder, quiet=quiet)

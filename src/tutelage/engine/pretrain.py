@@ -68,10 +68,8 @@ def pretrain(settings: RunSettings[Any], out: Path, *, quiet: bool = False, stop
             torch.cuda.reset_peak_memory_stats()
         with beginning_together(device):
             data, feeds, clock = prepared(settings, out)
-            if settings.first and settings.method.annotation in (
-                "classes",
-                "tags",
-            ):  # others divide pictures their own way
+            of_classes = settings.method.annotation in ("classes", "tags")  # others may divide pictures their own way
+            if settings.first and of_classes:
                 refuse_other_pictures_than(out / "first", data)
         check_agreement(settings, data, device)
         run = RunFolder(out, writes=rank() == 0)
