@@ -79,11 +79,11 @@ class Segmenter:
         x = x.clamp(-mean / std, (1 - mean) / std)  # a cubic may leave 0..1; pictures that are learned from cannot
         for part in _parts(height, scaled[0], windows[0]):
             for columns in _parts(width, scaled[1], windows[1]):
-                mean = self._mean(x, part.reach, columns.reach)
+                averaged = self._mean(x, part.reach, columns.reach)
                 for rows in part.strips(max(1, BLOCK // (len(self.classes) * len(columns.pixels)))):
-                    x_, y = columns.between(columns.reach).to(mean), rows.between(part.reach).to(mean)
+                    x_, y = columns.between(columns.reach).to(averaged), rows.between(part.reach).to(averaged)
                     grid = torch.stack(torch.meshgrid(x_, y, indexing="xy"), -1)
-                    logits = F.grid_sample(mean[None], grid[None], padding_mode="border", align_corners=False)[0]
+                    logits = F.grid_sample(averaged[None], grid[None], padding_mode="border", align_corners=False)[0]
                     yield _slice(rows.pixels), _slice(columns.pixels), logits
 
     def _mean(self, x: Tensor, rows: range, columns: range) -> Tensor:

@@ -17,6 +17,7 @@ from tutelage.batch import Batch, Objects
 from tutelage.clock import Clock
 from tutelage.data.joint import DetectView, fitted, framed
 from tutelage.data.order import Draws
+from tutelage.dense import features
 from tutelage.detections import Found
 from tutelage.detector import find
 from tutelage.encoder import BackboneSettings, build_vit
@@ -273,8 +274,11 @@ def test_pieces_are_cut_from_the_map_that_fits_their_size(patch: int) -> None:
 
 @pytest.mark.parametrize("pyramid", ["fpn", "simple"])
 def test_five_maps_have_the_shapes_of_the_table(pyramid: str) -> None:
-    maps = detection(pyramid=pyramid).eval().maps(torch.randn(2, 3, 64, 64))
+    method, x = detection(pyramid=pyramid).eval(), torch.randn(2, 3, 64, 64)
+    maps = method.maps(x)
     assert [tuple(m.shape) for m in maps.values()] == [(2, 16, side, side) for side in (32, 16, 8, 4, 2)]
+    for name, map_ in method.pyramid(features(method.student, x)).items():
+        assert torch.equal(map_, maps[name])
     torch.testing.assert_close(maps["pool"], maps["3"][:, :, ::2, ::2])
 
 

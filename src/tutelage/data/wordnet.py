@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -98,18 +98,17 @@ class WordNet:
         As nltk's `synsets(word, pos="n")`: those of the word as it is written, the most frequent first, then those of what it
         may be the plural of (shoes are a place to be in, and each is a shoe). Other spellings of the same letters come later.
         """
-        form = _spelling(word)
-        places: dict[int, None] = {}
-        for own in (form, *self._singulars_of(form)):
-            for spelled in sorted(self._spelled.get(squeezed(own), ()), key=own.__ne__):
-                places |= dict.fromkeys(self._senses[spelled])
-        return tuple(places)
+        return tuple(dict.fromkeys(place for spelled in self._spellings(word) for place in self._senses[spelled]))
 
     def is_parted(self, words: str) -> bool:
         """Whether several words, or what they may be the plural of, are a noun that is written in parts: ice_cream, t-shirt."""
-        form = _spelling(words)
-        spelled = (each for own in (form, *self._singulars_of(form)) for each in self._spelled.get(squeezed(own), ()))
-        return any("_" in each or "-" in each for each in spelled)
+        return any("_" in spelled or "-" in spelled for spelled in self._spellings(words))
+
+    def _spellings(self, word: str) -> Iterator[str]:
+        """The nouns that a word names, and those of what it may be the plural of; of each the one as it is written first."""
+        form = _spelling(word)
+        for own in (form, *self._singulars_of(form)):
+            yield from sorted(self._spelled.get(squeezed(own), ()), key=own.__ne__)
 
     def _singulars_of(self, form: str) -> Sequence[str]:
         """Of an irregular plural what WordNet says, else what is left without a plural's ending.

@@ -142,7 +142,7 @@ def _refuse_other_pictures(checkpoint: Checkpoint, run: RunFolder, data: Data, f
 def refuse_other_pictures_than(first: Path, data: Data) -> None:
     """Raise CheckpointError K-14 where the run before this one saw other pictures, or others were kept from its training."""
     before = read_json(first / "data.json") if (first / "data.json").exists() else {}
-    if before.get("division", data.division) != data.division:
+    if "division" in before and before["division"] != data.division:  # an earlier version did not tell it
         raise CheckpointError(
             "K-14",
             f"the pictures of {data.name} are not those that {first} was trained on ({_counts(before, data)}).",
