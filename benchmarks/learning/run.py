@@ -177,8 +177,10 @@ def judge(place: Path, data: str, whom: str, *, baselines: bool = False, of_tags
     if whom == "nothing":
         return []
     if whom == "robustness":
-        pictures = {"train_pictures": TRAIN_PICTURES, "test_pictures": CORRUPTED_PICTURES}
-        return _lines(api.evaluate(whom, place, data, baselines=False, **pictures))
+        corrupted = {"test_pictures": CORRUPTED_PICTURES}
+        return _lines(
+            api.evaluate(whom, place, data, baselines=False, train_pictures=TRAIN_PICTURES, robustness=corrupted)
+        )
     if whom in ("segmentation", "detection"):
         return _lines(api.evaluate(whom, place, data))
     options: dict[str, Any] = {"train_pictures": TRAIN_PICTURES, "baselines": baselines}
