@@ -15,6 +15,14 @@ from tutelage.data.outlines import coco_masks
 from tutelage.errors import DataError
 
 SIZE = (20, 30)
+LAYOUTS = pytest.mark.parametrize(
+    ("folder", "file"),
+    [
+        ("images", "{part}.json"),
+        ("images", "annotations/{part}.json"),
+        ("{part}2017", "annotations/instances_{part}2017.json"),
+    ],
+)
 
 
 def coco(part: str, count: int = 6) -> dict[str, Any]:
@@ -50,14 +58,7 @@ def write(root: Path, *, folder: str = "images", file: str = "{part}.json", chan
     return root
 
 
-@pytest.mark.parametrize(
-    ("folder", "file"),
-    [
-        ("images", "{part}.json"),
-        ("images", "annotations/{part}.json"),
-        ("{part}2017", "annotations/instances_{part}2017.json"),
-    ],
-)
+@LAYOUTS
 def test_boxes_classes_and_masks_are_those_of_the_file(tmp_path: Path, folder: str, file: str) -> None:
     data = open_data(str(write(tmp_path, folder=folder, file=file)), annotation="objects")
     assert data.train.classes == ("square", "bar") and data.train.instances.ids == (4, 9), (
@@ -98,6 +99,69 @@ def test_every_task_keeps_the_same_pictures_from_training(tmp_path: Path) -> Non
             [{part.name(i).removeprefix("images/") for i in range(len(part))} for part in (data.held_out, data.test)]
         )
     assert parts[0] == parts[1] == parts[2] and [len(part) for part in parts[0]] == [8, 20]
+
+
+def parts_of(root: Path, annotation: str) -> list[set[str]]:
+    """The names of the pictures to train on, held out, and for testing."""
+    data = open_data(str(root), annotation=annotation)
+    return [{part.name(i) for i in range(len(part))} for part in (data.train, data.held_out, data.test)]
+
+
+@LAYOUTS
+def test_pretraining_keeps_the_pictures_that_coco_files_keep(tmp_path: Path, folder: str, file: str) -> None:
+    """A folder that tells its parts by COCO files alone: no picture for testing is pretrained on, no part is a class."""
+    write(tmp_path, folder=folder, file=file)
+    data = open_data(str(tmp_path))
+    assert parts_of(tmp_path, "classes") == parts_of(tmp_path, "objects")
+    assert len(data.test) == 6 and data.train.classes == ()
+    names = " and ".join(file.format(part=part) for part in ("train", "val"))
+    assert f"parts, and pictures with objects, are those of {names}" in data.found.notes
+
+
+def test_pretraining_keeps_the_pictures_that_detection_divides_off(tmp_path: Path) -> None:
+    """Of one COCO file, where some pictures have nothing and some crowds alone."""
+
+    def change(values: dict[str, Any], part: str) -> None:
+        for each in values["annotations"]:
+            each["iscrowd"] = int(each["image_id"] % 3 == 0)
+        values["annotations"] = [each for each in values["annotations"] if each["image_id"] % 4]
+
+    write(tmp_path, change=lambda values, part: (values.update(coco(part, 100)), change(values, part)))
+    (tmp_path / "val.json").unlink()
+    for path in (tmp_path / "images").glob("val-*"):
+        path.unlink()
+    told = parts_of(tmp_path, "objects")
+    assert parts_of(tmp_path, "classes") == told and [len(part) for part in told] == [81, 9, 10]
+
+
+def test_pretraining_learns_from_pictures_that_no_coco_file_names(tmp_path: Path) -> None:
+    """But for those in the folder of another part."""
+    write(tmp_path, folder="{part}2017", file="annotations/instances_{part}2017.json")
+    for folder in ("unlabeled2017", "test2017"):
+        (tmp_path / folder).mkdir()
+        for i in range(30):
+            Image.fromarray(np.zeros((*SIZE, 3), dtype=np.uint8)).save(tmp_path / folder / f"{i}.png")
+    train, held_out, test = parts_of(tmp_path, "classes")
+    assert test == parts_of(tmp_path, "objects")[2]
+    assert {name.split("/")[0] for name in train | held_out} == {"train2017", "unlabeled2017"}
+    assert len(train | held_out) == 36
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("[]", "D-40"), ('{"split": 1}', "has no list 'images'"), (json.dumps(coco("gone")), "D-42")]
+)
+def test_pretraining_goes_on_without_a_coco_file_that_cannot_be_used(tmp_path: Path, text: str, told: str) -> None:
+    """What detection refuses is no reason not to learn from pictures alone; it is told."""
+    write(tmp_path)
+    (tmp_path / "train.json").write_text(text)
+    data = open_data(str(tmp_path))
+    assert len(data.train) + len(data.held_out) == 12
+    assert any(told in note for note in data.found.notes if note.startswith("warning: what COCO files say"))
+
+
+def test_folders_that_are_classes_stay_so_beside_a_coco_file(tmp_path: Path) -> None:
+    write(tmp_path, folder="{part}ing-yard")
+    assert open_data(str(tmp_path)).train.classes == ("training-yard", "valing-yard")
 
 
 def test_boxes_are_cut_at_the_border_and_left_out_where_nothing_is_left(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from tutelage.data.hashtags import TagSettings, open_tags
 from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
-from tutelage.data.masks import Layout, Masks, check_layout, layout_of, mask_of, open_masks
-from tutelage.data.objects import Instances, coco_files, instances_of, read_coco
+from tutelage.data.masks import Masks, check_layout, layout_of, mask_of, open_masks
+from tutelage.data.objects import Instances, can_be_learned, check_coco_files, in_coco_parts, instances_of, read_coco
 from tutelage.data.outlines import coco_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import HOLDOUT, name_hashes, take
@@ -149,14 +149,15 @@ def _tagged(data: Data, table: str | None, tagging: TagSettings) -> Data:
 def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -> Data:
     path = Path(data).expanduser()
     opened: Listing | Arrays
+    annotated = frozenset[str]()
     if arrays := read_idx_folder(path):
         name, opened = path.resolve().name, arrays
     elif data not in named.NAMES or path.exists():
-        name, opened = path.resolve().stem, _listed(path)
+        name, (opened, annotated) = path.resolve().stem, _listed(path)
     else:
         name, opened = data, named.open_named(data, cache or named.cache_folder())
     if isinstance(opened, Listing):
-        return _open_listing(name, labelled_by(opened, table) if table else opened, holdout, cache, layout_of(path))
+        return _open_listing(name, labelled_by(opened, table) if table else opened, holdout, cache, annotated)
     if table:
         raise DataError(
             "D-24", f"{data} is no folder or list of pictures whose files {table} could name.", todo="Use --labels N."
@@ -168,13 +169,15 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
     return _divide(name, source, opened.labels, opened.classes, opened.parts, found, holdout)
 
 
-def _listed(path: Path) -> Listing:
-    """The files of a folder or list; of a folder with masks its pictures alone."""
-    if not (layout := layout_of(path)):
-        return list_data(path, named.NAMES)
-    listing = list_data(path / layout.pictures)
-    note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
-    return replace(listing, notes=(*listing.notes, note))
+def _listed(path: Path) -> tuple[Listing, frozenset[str]]:
+    """The files of a folder or list, of a folder with masks its pictures alone; and which have a mask or objects."""
+    if layout := layout_of(path):
+        listing = list_data(path / layout.pictures)
+        note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
+        masked = frozenset(name for name in listing.names if mask_of(path, layout, name))
+        return replace(listing, notes=(*listing.notes, note)), masked
+    listing = list_data(path, named.NAMES)
+    return in_coco_parts(listing) if path.is_dir() else (listing, frozenset())
 
 
 def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
@@ -206,13 +209,13 @@ def _open_objects(data: str, holdout: float, cache: Path | None) -> Data:
     """Pictures with objects; those without any count as unlabelled."""
     coco_masks()  # said now, not at the first polygon or the first average precision
     root = Path(data).expanduser()
-    files = [read_coco(root, path, part) for part, path in coco_files(root).items()]
+    files = [read_coco(root, path, part) for part, path in check_coco_files(root).items()]
     parts = {name: file.part for file in files for name in file.pictures.values()}
     names = tuple(sorted(parts))
     listing = Listing(root, names, ("",) * len(names), tuple(parts[name] for name in names), Counter())
     readable = open_files(listing, cache or _cache_folder())
     instances = instances_of(files, readable.source.names, readable.sizes)
-    labels = np.array([-1 if all(row["crowd"] for row in rows) else 0 for rows in instances.rows], dtype=np.int64)
+    labels = np.array(list(map(can_be_learned, instances.rows)), dtype=np.int64) - 1
     found = replace(readable.found, notes=(*readable.found.notes, *instances.notes(files, readable.parts)))
     classes = instances.classes
     return _divide(
@@ -257,18 +260,15 @@ def _power_sums(picture: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.full((x.shape[0],), x.shape[1], dtype=torch.float64), x.sum(dim=1), (x * x).sum(dim=1)])
 
 
-def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | None, layout: Layout | None) -> Data:
-    """Files, with the class that each has. Where none has one but some have a mask, these are divided as if it were one."""
+def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | None, annotated: frozenset[str]) -> Data:
+    """Files, with the class that each has. Where none has one, those `annotated` are divided as if it were one."""
     readable = open_files(listing, cache or _cache_folder())
     classes = _classes(readable.labels)
     untested = _refuse_other_classes(listing.root, readable.labels, readable.parts)
     number = {label: k for k, label in enumerate(classes)}
     labels = np.array([number.get(label, -1) for label in readable.labels], dtype=np.int64)
     found = replace(readable.found, notes=(*readable.found.notes, *untested))
-    strata = labels
-    if layout and not classes:
-        masked = [mask_of(listing.root.parent, layout, each) != "" for each in readable.source.names]
-        strata = np.array(masked, dtype=np.int64) - 1
+    strata = labels if classes else np.array([each in annotated for each in readable.source.names], dtype=np.int64) - 1
     return _divide(name, readable.source, labels, classes, readable.parts, found, holdout, strata=strata)
 
 
@@ -326,7 +326,7 @@ def _divide(
     # A picture is in the same part whether the set is its folder or has that in images/.
     hashes = name_hashes([source.name(i).removeprefix("images/") for i in range(len(source))])
     notes: list[str] = []
-    test, val = _given(labels, parts, notes, trained_on=holdout == 0)
+    test, val = _given(strata, parts, notes, trained_on=holdout == 0)
     held_out = val if holdout else np.zeros_like(val)
     trainable = np.array([part == "train" for part in parts], dtype=np.bool_) | val
     if not test.any():
@@ -393,14 +393,14 @@ def _fingerprint(everything: Pictures, test: NDArray[np.bool_], held_out: NDArra
 
 
 def _given(
-    labels: NDArray[np.int64], parts: tuple[str, ...], notes: list[str], *, trained_on: bool
+    strata: NDArray[np.int64], parts: tuple[str, ...], notes: list[str], *, trained_on: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Masks of the test part and of the validation part that the set brings.
 
-    A validation part alone is the test part, and so it is where only it has labels (as ImageNet's).
+    A validation part alone is the test part, and so it is where only it has labels (as ImageNet's and COCO's).
     """
     test, val = (np.array([part == name for part in parts], dtype=np.bool_) for name in ("test", "val"))
-    if val.any() and (not test.any() or (labels[val] >= 0).any() > (labels[test] >= 0).any()):
+    if val.any() and (not test.any() or (strata[val] >= 0).any() > (strata[test] >= 0).any()):
         notes.append(f"the validation part ({val.sum():,} pictures) is used for testing")
         if test.any():
             notes.append(f"the test part ({test.sum():,} pictures without labels) is not used")

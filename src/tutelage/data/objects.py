@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 from tutelage.batch import Objects
 from tutelage.config import parse_json
 from tutelage.data.crops import resized_objects
+from tutelage.data.listing import Listing
 from tutelage.data.outlines import check_outline, drawn
 from tutelage.errors import DataError, listed
 
 MAX_BYTES = 2_000_000_000
 """Of a COCO file: COCO's own training part has 470 MB."""
 _FILES = re.compile(r"(?:instances_)?(train|val|test)(\d{4})?\.json")
+_FOLDERS = re.compile(r"(?:(train|val|test)|unlabeled)\d{4}")
+"""COCO's own names of folders of pictures: they are no classes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Instances:
         count = sum(map(len, self.rows))
         crowds = sum(row["crowd"] for rows in self.rows for row in rows)
         empty = sum(not rows for rows in self.rows)
-        crowded = sum(bool(rows) and all(row["crowd"] for row in rows) for rows in self.rows)
+        crowded = sum(bool(rows) and not can_be_learned(rows) for rows in self.rows)
         learned = {row["label"] for rows, part in zip(self.rows, parts, strict=True) if part == "train" for row in rows}
         untold = [name for number, name in enumerate(self.classes) if number not in learned]
         boxes = sum(row["outline"] is None for rows in self.rows for row in rows)
@@ -98,7 +102,7 @@ class Instances:
 
 
 def coco_files(root: Path) -> dict[str, Path]:
-    """The COCO file of each part: train, val, test. Raises DataError D-40."""
+    """The COCO file of each part that has one: train, val, test. Raises DataError D-40 where a part has two."""
     found: dict[str, Path] = {}
     for folder in (root, root / "annotations"):
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
@@ -108,14 +112,51 @@ def coco_files(root: Path) -> dict[str, Path]:
                         "D-40", f"{other} and {path} are both of the part {named[1]}.", todo="Leave one there."
                     )
                 found[named[1]] = path
-    if "train" not in found:
-        raise DataError(
-            "D-40",
-            f"{root} has no train.json and no annotations/instances_train2017.json.",
-            "Detection learns from boxes and outlines.",
-            "Put COCO JSON there, and the pictures in images/.",
-        )
     return found
+
+
+def check_coco_files(root: Path) -> dict[str, Path]:
+    """The COCO file of each part, that of training among them. Raises DataError D-40."""
+    if "train" in (found := coco_files(root)):
+        return found
+    raise DataError(
+        "D-40",
+        f"{root} has no train.json and no annotations/instances_train2017.json.",
+        "Detection learns from boxes and outlines.",
+        "Put COCO JSON there, and the pictures in images/.",
+    )
+
+
+def in_coco_parts(listing: Listing) -> tuple[Listing, frozenset[str]]:
+    """The pictures of a folder in the parts that its COCO files tell, and which of them detection can learn from.
+
+    Pictures that no file names stay where they are. A folder with classes, or without COCO files, is as it was; files that
+    detection would refuse say nothing, and a note tells so.
+    """
+    if not all(_FOLDERS.fullmatch(label) for label in set(listing.labels) - {""}):
+        return listing, frozenset()
+    try:
+        files = [read_coco(listing.root, path, part) for part, path in coco_files(listing.root).items()]
+    except DataError as error:
+        note = f"warning: what COCO files say of these pictures is not known: {error}"
+        return replace(listing, notes=(*listing.notes, note)), frozenset()
+    if not files:
+        return listing, frozenset()
+    told = {name: file.part for file in files for name in file.pictures.values()}
+    own = ((_FOLDERS.match(name), part) for name, part in zip(listing.names, listing.parts, strict=True))
+    parts = (
+        told.get(name) or (year and year[1]) or part for name, (year, part) in zip(listing.names, own, strict=True)
+    )
+    learned = {file.pictures[i] for file in files for i, rows in file.objects.items() if can_be_learned(rows)}
+    where = " and ".join(file.path.relative_to(listing.root).as_posix() for file in files)
+    notes = (*listing.notes, f"parts, and pictures with objects, are those of {where}")
+    unlabelled = ("",) * len(listing.names)
+    return replace(listing, labels=unlabelled, parts=tuple(parts), notes=notes, label_notes=()), frozenset(learned)
+
+
+def can_be_learned(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether there is something to find among the objects of a picture: one that is no crowd."""
+    return not all(row["crowd"] for row in rows)
 
 
 def read_coco(root: Path, path: Path, part: str) -> CocoFile:
