@@ -9,53 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from coco_sets import LAYOUTS, SIZE, coco, parts_of, write
 from tutelage.data.index import open_data
 from tutelage.data.objects import _mask
 from tutelage.data.outlines import coco_masks
 from tutelage.errors import DataError
-
-SIZE = (20, 30)
-LAYOUTS = pytest.mark.parametrize(
-    ("folder", "file"),
-    [
-        ("images", "{part}.json"),
-        ("images", "annotations/{part}.json"),
-        ("{part}2017", "annotations/instances_{part}2017.json"),
-    ],
-)
-
-
-def coco(part: str, count: int = 6) -> dict[str, Any]:
-    """A square of each picture, as a polygon, and a bar, as run lengths by columns."""
-    images, annotations = [], []
-    for i in range(count):
-        images.append({"id": 10 + i, "file_name": f"{part}-{i}.png", "height": SIZE[0], "width": SIZE[1]})
-        square = {"bbox": [2, 3, 5, 5], "segmentation": [[2, 3, 7, 3, 7, 8, 2, 8]], "category_id": 4}
-        counts = [20 * 25, 20 * 2, 20 * 3]  # columns 25 and 26
-        bar = {"bbox": [25, 0, 2, 20], "segmentation": {"size": list(SIZE), "counts": counts}, "category_id": 9}
-        for each in (square, bar):
-            annotations.append({"id": len(annotations), "image_id": 10 + i, "iscrowd": 0, "area": 1, **each})
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 9, "name": "bar"}, {"id": 4, "name": "square"}],
-    }
-
-
-def write(root: Path, *, folder: str = "images", file: str = "{part}.json", change=None) -> Path:
-    for part in ("train", "val"):
-        values = coco(part)
-        if change:
-            change(values, part)
-        pictures = root / folder.format(part=part)
-        pictures.mkdir(parents=True, exist_ok=True)
-        for image in values["images"]:
-            if not image.pop("absent", False):
-                Image.fromarray(np.full((*SIZE, 3), 90, dtype=np.uint8)).save(pictures / image["file_name"])
-        path = root / file.format(part=part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
-    return root
 
 
 @LAYOUTS
@@ -92,76 +50,8 @@ def test_every_task_keeps_the_same_pictures_from_training(tmp_path: Path) -> Non
                 tmp_path / folder / name
             )
     (tmp_path / "train.json").write_text(json.dumps(values))
-    parts = []
-    for annotation in ("classes", "masks", "objects"):
-        data = open_data(str(tmp_path), annotation=annotation)
-        parts.append(
-            [{part.name(i).removeprefix("images/") for i in range(len(part))} for part in (data.held_out, data.test)]
-        )
+    parts = [parts_of(tmp_path, annotation)[1:] for annotation in ("classes", "masks", "objects")]
     assert parts[0] == parts[1] == parts[2] and [len(part) for part in parts[0]] == [8, 20]
-
-
-def parts_of(root: Path, annotation: str) -> list[set[str]]:
-    """The names of the pictures to train on, held out, and for testing."""
-    data = open_data(str(root), annotation=annotation)
-    return [{part.name(i) for i in range(len(part))} for part in (data.train, data.held_out, data.test)]
-
-
-@LAYOUTS
-def test_pretraining_keeps_the_pictures_that_coco_files_keep(tmp_path: Path, folder: str, file: str) -> None:
-    """A folder that tells its parts by COCO files alone: no picture for testing is pretrained on, no part is a class."""
-    write(tmp_path, folder=folder, file=file)
-    data = open_data(str(tmp_path))
-    assert parts_of(tmp_path, "classes") == parts_of(tmp_path, "objects")
-    assert len(data.test) == 6 and data.train.classes == ()
-    names = " and ".join(file.format(part=part) for part in ("train", "val"))
-    assert f"parts, and pictures with objects, are those of {names}" in data.found.notes
-
-
-def test_pretraining_keeps_the_pictures_that_detection_divides_off(tmp_path: Path) -> None:
-    """Of one COCO file, where some pictures have nothing and some crowds alone."""
-
-    def change(values: dict[str, Any], part: str) -> None:
-        for each in values["annotations"]:
-            each["iscrowd"] = int(each["image_id"] % 3 == 0)
-        values["annotations"] = [each for each in values["annotations"] if each["image_id"] % 4]
-
-    write(tmp_path, change=lambda values, part: (values.update(coco(part, 100)), change(values, part)))
-    (tmp_path / "val.json").unlink()
-    for path in (tmp_path / "images").glob("val-*"):
-        path.unlink()
-    told = parts_of(tmp_path, "objects")
-    assert parts_of(tmp_path, "classes") == told and [len(part) for part in told] == [81, 9, 10]
-
-
-def test_pretraining_learns_from_pictures_that_no_coco_file_names(tmp_path: Path) -> None:
-    """But for those in the folder of another part."""
-    write(tmp_path, folder="{part}2017", file="annotations/instances_{part}2017.json")
-    for folder in ("unlabeled2017", "test2017"):
-        (tmp_path / folder).mkdir()
-        for i in range(30):
-            Image.fromarray(np.zeros((*SIZE, 3), dtype=np.uint8)).save(tmp_path / folder / f"{i}.png")
-    train, held_out, test = parts_of(tmp_path, "classes")
-    assert test == parts_of(tmp_path, "objects")[2]
-    assert {name.split("/")[0] for name in train | held_out} == {"train2017", "unlabeled2017"}
-    assert len(train | held_out) == 36
-
-
-@pytest.mark.parametrize(
-    ("text", "told"), [("[]", "D-40"), ('{"split": 1}', "has no list 'images'"), (json.dumps(coco("gone")), "D-42")]
-)
-def test_pretraining_goes_on_without_a_coco_file_that_cannot_be_used(tmp_path: Path, text: str, told: str) -> None:
-    """What detection refuses is no reason not to learn from pictures alone; it is told."""
-    write(tmp_path)
-    (tmp_path / "train.json").write_text(text)
-    data = open_data(str(tmp_path))
-    assert len(data.train) + len(data.held_out) == 12
-    assert any(told in note for note in data.found.notes if note.startswith("warning: what COCO files say"))
-
-
-def test_folders_that_are_classes_stay_so_beside_a_coco_file(tmp_path: Path) -> None:
-    write(tmp_path, folder="{part}ing-yard")
-    assert open_data(str(tmp_path)).train.classes == ("training-yard", "valing-yard")
 
 
 def test_boxes_are_cut_at_the_border_and_left_out_where_nothing_is_left(tmp_path: Path) -> None:
@@ -302,7 +192,7 @@ def test_missing_pictures_are_counted_where_the_others_are(tmp_path: Path, gone:
     for i in gone:
         (root / f"train2017/train-{i}.png").unlink()
     names = ", ".join(f"train-{i}.png" for i in gone)
-    told = f"names 6 pictures, and {len(gone)} are not in .*train2017: {names}. Put them there; images/, train2017/ and"
+    told = f"names 6 pictures, and {len(gone)} are not in .*train2017: {names}. Put them there; images/, images/train2017/, "
     with pytest.raises(DataError, match=told):
         open_data(str(root), annotation="objects")
 

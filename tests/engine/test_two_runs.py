@@ -389,7 +389,7 @@ def test_what_has_changed_is_named(what: str, tags: Path, tmp_path: Path, monkey
     run(wanted, tmp_path / "run", quiet=True)
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     told = data.pop("hashes")
-    assert told.keys() == {"pictures", "tags", "wordnet"}
+    assert told.keys() == {"pictures", "tested", "tags", "wordnet"}
     if what == "tags":
         table.write_text("\n".join(["path,tags", *rows[1:], f"photos/0.png,{WORDS[1]}"]))
         expected = r"the tags of photos are not those .*\(SHA-256 [0-9a-f]{12} then, [0-9a-f]{12} now\)"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from tutelage.batch import Annotation
 from tutelage.data import named
+from tutelage.data.coco_parts import Told, in_coco_parts, told_by_coco
 from tutelage.data.duplicates import shared
 from tutelage.data.found import Found, open_files
 from tutelage.data.hashtags import TagSettings, open_tags
@@ -20,7 +22,7 @@ from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
 from tutelage.data.masks import Masks, check_layout, layout_of, mask_of, open_masks
-from tutelage.data.objects import Instances, can_be_learned, check_coco_files, in_coco_parts, instances_of, read_coco
+from tutelage.data.objects import Instances, can_be_learned, coco_files, instances_of, read_coco
 from tutelage.data.outlines import coco_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
 from tutelage.data.splits import HOLDOUT, name_hashes, take
@@ -74,12 +76,11 @@ class Data:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Where there are tags, what the fingerprint is made of, each hashed by itself, to tell what has changed."""
-        if (tags := self.train.tags) is None:
-            return {}
-        return {
-            "pictures": self.train.source.digest().hex(), "tags": tags.digest().hex(), "wordnet": tags.wordnet
-        }  # fmt: skip
+        """The pictures, which are for testing, and what tags say, each hashed by itself, to tell what differs."""
+        tested = hashlib.sha256(np.sort(self.test.ids).astype("<i8").tobytes()).hexdigest()
+        told = {"pictures": self.train.source.digest().hex(), "tested": tested}
+        tags = self.train.tags
+        return told if tags is None else told | {"tags": tags.digest().hex(), "wordnet": tags.wordnet}
 
 
 class Statistics(NamedTuple):
@@ -149,7 +150,7 @@ def _tagged(data: Data, table: str | None, tagging: TagSettings) -> Data:
 def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -> Data:
     path = Path(data).expanduser()
     opened: Listing | Arrays
-    annotated = frozenset[str]()
+    annotated: Callable[[str], bool] = bool
     if arrays := read_idx_folder(path):
         name, opened = path.resolve().name, arrays
     elif data not in named.NAMES or path.exists():
@@ -169,15 +170,19 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
     return _divide(name, source, opened.labels, opened.classes, opened.parts, found, holdout)
 
 
-def _listed(path: Path) -> tuple[Listing, frozenset[str]]:
-    """The files of a folder or list, of a folder with masks its pictures alone; and which have a mask or objects."""
-    if layout := layout_of(path):
-        listing = list_data(path / layout.pictures)
-        note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
-        masked = frozenset(name for name in listing.names if mask_of(path, layout, name))
-        return replace(listing, notes=(*listing.notes, note)), masked
-    listing = list_data(path, named.NAMES)
-    return in_coco_parts(listing) if path.is_dir() else (listing, frozenset())
+def _listed(path: Path) -> tuple[Listing, Callable[[str], bool]]:
+    """The files of a folder or list, of a folder with masks or objects its pictures alone; and which have such."""
+    layout = layout_of(path)
+    told = told_by_coco(path) if not layout or layout.masks == "annotations" else Told()
+    if told.files:
+        listing, learned = in_coco_parts(path, told)
+        return listing, learned.__contains__
+    if not layout:
+        listing = list_data(path, named.NAMES)
+        return replace(listing, notes=(*listing.notes, *told.notes)), lambda _: False
+    listing = list_data(path / layout.pictures)
+    note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
+    return replace(listing, notes=(*listing.notes, *told.notes, note)), lambda name: mask_of(path, layout, name) != ""
 
 
 def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
@@ -209,7 +214,7 @@ def _open_objects(data: str, holdout: float, cache: Path | None) -> Data:
     """Pictures with objects; those without any count as unlabelled."""
     coco_masks()  # said now, not at the first polygon or the first average precision
     root = Path(data).expanduser()
-    files = [read_coco(root, path, part) for part, path in check_coco_files(root).items()]
+    files = [read_coco(root, path, part) for part, path in coco_files(root).items()]
     parts = {name: file.part for file in files for name in file.pictures.values()}
     names = tuple(sorted(parts))
     listing = Listing(root, names, ("",) * len(names), tuple(parts[name] for name in names), Counter())
@@ -260,7 +265,9 @@ def _power_sums(picture: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.full((x.shape[0],), x.shape[1], dtype=torch.float64), x.sum(dim=1), (x * x).sum(dim=1)])
 
 
-def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | None, annotated: frozenset[str]) -> Data:
+def _open_listing(
+    name: str, listing: Listing, holdout: float, cache: Path | None, annotated: Callable[[str], bool]
+) -> Data:
     """Files, with the class that each has. Where none has one, those `annotated` are divided as if it were one."""
     readable = open_files(listing, cache or _cache_folder())
     classes = _classes(readable.labels)
@@ -268,7 +275,7 @@ def _open_listing(name: str, listing: Listing, holdout: float, cache: Path | Non
     number = {label: k for k, label in enumerate(classes)}
     labels = np.array([number.get(label, -1) for label in readable.labels], dtype=np.int64)
     found = replace(readable.found, notes=(*readable.found.notes, *untested))
-    strata = labels if classes else np.array([each in annotated for each in readable.source.names], dtype=np.int64) - 1
+    strata = labels if classes else np.array(list(map(annotated, readable.source.names)), dtype=np.int64) - 1
     return _divide(name, readable.source, labels, classes, readable.parts, found, holdout, strata=strata)
 
 

@@ -15,6 +15,7 @@ from tutelage.data.decode import EXTENSIONS
 from tutelage.errors import DataError, listed, nearest
 
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "validation": "val"}
+_COCO = re.compile(r"(train|val|test|unlabeled)\d{4}")
 _JUNK = ("thumbs.db", "desktop.ini")
 _LONGEST_FIELD = 1 << 24
 """Characters of a field of a table: a caption may be long."""
@@ -60,9 +61,9 @@ def list_data(path: Path, sets: Sequence[str] = ()) -> Listing:
 def list_folder(root: Path) -> Listing:
     """Every picture below `root`; labels where the first level of folders tells them.
 
-    Divided: when all pictures lie in folders called `train` and `test`, `val` or `validation`. Class folders: when
-    (in each part) every picture lies below a first-level folder and there are two such folders or more; in all other
-    cases there are no labels.
+    Divided: when all pictures lie in folders called `train` and `test`, `val` or `validation`, or as COCO calls them. Class
+    folders: when (in each part) every picture lies below a first-level folder and there are two such folders or more; in all
+    other cases there are no labels.
     """
     found: list[str] = []
     other: Counter[str] = Counter()
@@ -78,9 +79,10 @@ def list_folder(root: Path) -> Listing:
         raise DataError(
             "D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for(root)
         )
-    tops = [name.split("/")[0].lower() if "/" in name else "" for name in names]
-    divided = bool({"train", "training"} & set(tops)) and set(tops) <= set(_PARTS)
-    parts = tuple(_PARTS[top] for top in tops) if divided else ("train",) * len(names)
+    tops = [name.split("/")[0] if "/" in name else "" for name in names]
+    own = {top: part_of(top) for top in set(tops)}
+    divided = "train" in own.values() and all(own.values())
+    parts = tuple(own[top] for top in tops) if divided else ("train",) * len(names)
     labels = _class_of(names, parts, depth=int(divided))
     folders = sorted(set(labels) - {""})
     notes = [f"{len(folders)} class folders give the labels: {listed(folders)}"] if folders else []
@@ -88,6 +90,13 @@ def list_folder(root: Path) -> Listing:
         what = "folders beside them have" if len(empty) > 1 else "folder beside them has"
         notes.append(f"{len(empty)} {what} no picture: {listed(empty)}")
     return Listing(root, names, labels, parts, other, label_notes=tuple(notes))
+
+
+def part_of(folder: str) -> str:
+    """The part that a folder has by its name, which may be COCO's (train2017, unlabeled2017); empty where it has none."""
+    if coco := _COCO.fullmatch(folder.lower()):
+        return "train" if coco[1] == "unlabeled" else coco[1]
+    return _PARTS.get(folder.lower(), "")
 
 
 def _without_pictures(root: Path, names: Sequence[str], depth: int) -> list[str]:

@@ -99,13 +99,8 @@ class Masks:
 
 def layout_of(root: Path) -> Layout | None:
     """How the folder is laid out; None where it has no masks."""
-    there = (each for each in LAYOUTS if (root / each.pictures).is_dir() and _is_of_masks(root / each.masks))
+    there = (each for each in LAYOUTS if (root / each.pictures).is_dir() and (root / each.masks).is_dir())
     return next(there, None)
-
-
-def _is_of_masks(folder: Path) -> bool:
-    """Whether it is a folder, and not one of COCO files alone, which has ADE20K's name."""
-    return folder.is_dir() and {path.suffix for path in folder.iterdir()} != {".json"}
 
 
 def check_layout(root: Path) -> Layout:

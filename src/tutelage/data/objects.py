@@ -5,12 +5,15 @@ names, `annotations/instances_train2017.json` and `train2017`. Boxes are cut at 
 without area are left out and counted. Crowds are kept apart: they are neither to be found nor wrong to be found.
 """
 
+import contextlib
 import hashlib
 import json
+import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,12 @@ from numpy.typing import NDArray
 from tutelage.batch import Objects
 from tutelage.config import parse_json
 from tutelage.data.crops import resized_objects
-from tutelage.data.listing import Listing
 from tutelage.data.outlines import check_outline, drawn
 from tutelage.errors import DataError, listed
 
 MAX_BYTES = 2_000_000_000
 """Of a COCO file: COCO's own training part has 470 MB."""
 _FILES = re.compile(r"(?:instances_)?(train|val|test)(\d{4})?\.json")
-_FOLDERS = re.compile(r"(?:(train|val|test)|unlabeled)\d{4}")
-"""COCO's own names of folders of pictures: they are no classes."""
 
 
 @dataclass(frozen=True)
@@ -101,57 +101,31 @@ class Instances:
         return hashlib.sha256(json.dumps([self.classes, self.ids, self.sizes, self.rows]).encode()).digest()
 
 
-def coco_files(root: Path) -> dict[str, Path]:
-    """The COCO file of each part that has one: train, val, test. Raises DataError D-40 where a part has two."""
-    found: dict[str, Path] = {}
+def named_files(root: Path) -> dict[str, list[Path]]:
+    """The files of a folder, and of `annotations` in it, that are COCO's by their names, for each part: train, val, test."""
+    found: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
     for folder in (root, root / "annotations"):
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            if named := _FILES.fullmatch(path.name):
-                if other := found.get(named[1]):
-                    raise DataError(
-                        "D-40", f"{other} and {path} are both of the part {named[1]}.", todo="Leave one there."
-                    )
-                found[named[1]] = path
+        with contextlib.suppress(OSError):
+            names = os.listdir(folder)  # noqa: PTH208 - a Path for each of millions takes minutes
+            for named in sorted(filter(None, map(_FILES.fullmatch, names)), key=lambda named: named.string):
+                found[named[1]].append(folder / named.string)
     return found
 
 
-def check_coco_files(root: Path) -> dict[str, Path]:
+def coco_files(root: Path) -> dict[str, Path]:
     """The COCO file of each part, that of training among them. Raises DataError D-40."""
-    if "train" in (found := coco_files(root)):
-        return found
-    raise DataError(
-        "D-40",
-        f"{root} has no train.json and no annotations/instances_train2017.json.",
-        "Detection learns from boxes and outlines.",
-        "Put COCO JSON there, and the pictures in images/.",
-    )
-
-
-def in_coco_parts(listing: Listing) -> tuple[Listing, frozenset[str]]:
-    """The pictures of a folder in the parts that its COCO files tell, and which of them detection can learn from.
-
-    Pictures that no file names stay where they are. A folder with classes, or without COCO files, is as it was; files that
-    detection would refuse say nothing, and a note tells so.
-    """
-    if not all(_FOLDERS.fullmatch(label) for label in set(listing.labels) - {""}):
-        return listing, frozenset()
-    try:
-        files = [read_coco(listing.root, path, part) for part, path in coco_files(listing.root).items()]
-    except DataError as error:
-        note = f"warning: what COCO files say of these pictures is not known: {error}"
-        return replace(listing, notes=(*listing.notes, note)), frozenset()
-    if not files:
-        return listing, frozenset()
-    told = {name: file.part for file in files for name in file.pictures.values()}
-    own = ((_FOLDERS.match(name), part) for name, part in zip(listing.names, listing.parts, strict=True))
-    parts = (
-        told.get(name) or (year and year[1]) or part for name, (year, part) in zip(listing.names, own, strict=True)
-    )
-    learned = {file.pictures[i] for file in files for i, rows in file.objects.items() if can_be_learned(rows)}
-    where = " and ".join(file.path.relative_to(listing.root).as_posix() for file in files)
-    notes = (*listing.notes, f"parts, and pictures with objects, are those of {where}")
-    unlabelled = ("",) * len(listing.names)
-    return replace(listing, labels=unlabelled, parts=tuple(parts), notes=notes, label_notes=()), frozenset(learned)
+    found = named_files(root)
+    for part, paths in found.items():
+        if len(paths) > 1:
+            raise DataError("D-40", f"{paths[0]} and {paths[1]} are both of the part {part}.", todo="Leave one there.")
+    if not found["train"]:
+        raise DataError(
+            "D-40",
+            f"{root} has no train.json and no annotations/instances_train2017.json.",
+            "Detection learns from boxes and outlines.",
+            "Put COCO JSON there, and the pictures in images/.",
+        )
+    return {part: paths[0] for part, paths in found.items() if paths}
 
 
 def can_be_learned(rows: Sequence[dict[str, Any]]) -> bool:
@@ -168,7 +142,7 @@ def read_coco(root: Path, path: Path, part: str) -> CocoFile:
         number = _number(path, image, "id")
         if number in pictures:
             raise DataError("D-41", f"{path}: the picture {number} comes twice.")
-        pictures[number] = f"{base}{image['file_name']}"
+        pictures[number] = posixpath.normpath(f"{base}{image['file_name']}")
         sizes[number] = _number(path, image, "height"), _number(path, image, "width")
     categories = {_number(path, each, "id"): str(each["name"]) for each in values["categories"]}
     if len(categories) != len(values["categories"]) or len(set(categories.values())) != len(categories):
@@ -270,8 +244,9 @@ def _base(root: Path, path: Path, names: list[str]) -> str:
     """Where below the root the pictures of a file lie, with a slash behind: where most of them are. Raises DataError D-42."""
     if not names:
         raise DataError("D-42", f"{path} names no pictures.", "There is nothing to learn from or to test on.")
-    year = _FILES.fullmatch(path.name)
-    folders = ["images/", *([f"{year[1]}{year[2] or ''}/"] if year else []), ""]
+    named = _FILES.fullmatch(path.name)
+    own = f"{named[1]}{named[2] or ''}/" if named else ""
+    folders = ["images/", *([f"images/{own}", own] if own else []), ""]
     base, missing = folders[0], names
     for folder in (folder for folder in folders if (root / folder).is_dir()):
         absent = [name for name in names if not (root / folder / name).is_file()]

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -171,6 +172,10 @@ class ArraySource:
 
     def digest(self) -> bytes:
         """A hash of every pixel."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         return hashlib.sha256(np.ascontiguousarray(self.images).tobytes() + str(self.images.shape).encode()).digest()
 
 

@@ -165,11 +165,11 @@ def _of_other_pictures(run: RunFolder, data: Data) -> CheckpointError:
     then, now = before.get("hashes", {}), data.hashes
     same = {name for name in now if then.get(name) == now[name]}
     changed = "tags" if "wordnet" in same else "wordnet"
-    if "pictures" in same and changed not in same:
+    if data.train.tags and "pictures" in same and changed not in same:
         what = f"the tags of {data.name}" if changed == "tags" else "the nouns of WordNet"
         told = f"SHA-256 {str(then.get(changed))[:12]} then, {now[changed][:12]} now"
     else:
-        what = f"the pictures{' or tags' if data.train.tags and not then else ''} of {data.name}"
+        what = f"the pictures{' or tags' if data.train.tags and 'tags' not in then else ''} of {data.name}"
         told = _counts(before, data)
     return CheckpointError(
         "K-14",

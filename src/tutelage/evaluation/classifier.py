@@ -12,7 +12,7 @@ from tutelage.data.index import Data, Pictures, open_data
 from tutelage.errors import DataError, listed
 from tutelage.evaluation.features import Say, logits_of
 from tutelage.evaluation.linear import share
-from tutelage.evaluation.parts import Parts, asked, holdout_of, labelled_parts
+from tutelage.evaluation.parts import Parts, asked, holdout_of, labelled_parts, seen_before
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 
 Labels = Int[Tensor, " n"]
@@ -41,6 +41,7 @@ def evaluate_classifier(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier, opened = load_any_classifier(where), open_data(data, labels=labels, holdout=holdout_of(where))
     parts, notes = _every(opened) if all_pictures else labelled_parts(opened, choosing=False)
+    notes += seen_before(where, opened, every=all_pictures)
     columns, restricted = columns_of(classifier, where, parts.test, data)
     classifier.vit.to(device)
 
@@ -97,6 +98,4 @@ def _every(data: Data) -> tuple[Parts, list[str]]:
             "D-10", f"{data.name} has no labels.", "Accuracy cannot be measured without them.", "Give class folders."
         )
     none = pictures.subset(np.zeros(0, dtype=np.int64))
-    return Parts(none, none, pictures), [
-        f"all {len(pictures):,} labelled pictures are asked for, as none was trained on"
-    ]
+    return Parts(none, none, pictures), [f"all {len(pictures):,} labelled pictures are asked for"]

@@ -14,7 +14,7 @@ from tutelage.detections import Found
 from tutelage.detector import Detector, find, load_detector
 from tutelage.errors import DataError
 from tutelage.evaluation.features import Say, normalised
-from tutelage.evaluation.parts import Parts, asked, holdout_of, known_parts, refuse_other_classes
+from tutelage.evaluation.parts import Parts, asked, holdout_of, known_parts, refuse_other_classes, seen_before
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 
 VERSION = 1
@@ -35,8 +35,9 @@ def evaluate_detection(
     refuse_other_classes(where, detector.classes, "finds other kinds of objects", data, opened.train.classes)
     if not len(opened.test.labelled()):
         raise DataError("D-10", f"{opened.name} has no objects to test on.")
-    detector.method.to(device)
     _, notes = known_parts(opened)
+    notes += seen_before(where, opened)
+    detector.method.to(device)
     parts = Parts(opened.train, opened.held_out, opened.test)
     held_out, test = (_found(detector, part, device, say) for part in (parts.held_out, parts.test))
     kinds = {"boxes": "bbox"} | ({"masks": "segm"} if detector.method.settings.masks else {})

@@ -14,7 +14,7 @@ from tutelage.config import read_json
 from tutelage.data.index import Data, Pictures
 from tutelage.data.splits import HOLDOUT
 from tutelage.detector import Detector
-from tutelage.errors import DataError, listed
+from tutelage.errors import CheckpointError, DataError, listed
 from tutelage.evaluation.features import Features
 from tutelage.segmenter import Segmenter
 from tutelage.weights import reading
@@ -94,12 +94,45 @@ def holdout_of(where: str) -> float:
 
     The default where it is no run, as then nothing is known. Held-out pictures that were trained on would tell nothing.
     """
+    if not (run := _run_of(where)):
+        return HOLDOUT
+    with reading(run):
+        return float(read_json(run / "settings.json").get("holdout", HOLDOUT))
+
+
+def _run_of(where: str) -> Path | None:
+    """The run in `where`, or that wrote the folder or checkpoint `where`; None where it is no run."""
     path = Path(where).expanduser()
-    for place in (path, path.parent):
-        if (place / "settings.json").is_file():
-            with reading(place):
-                return float(read_json(place / "settings.json").get("holdout", HOLDOUT))
-    return HOLDOUT
+    checkpoint = path.resolve().parents[1:2] if (path / "MANIFEST.json").is_file() else ()
+    places = (path, path.parent, *checkpoint) if path.exists() else ()  # timm:NAME is no path
+    return next((place for place in places if (place / "settings.json").is_file()), None)
+
+
+def seen_before(where: str, data: Data, *, every: bool = False) -> list[str]:
+    """A warning for each run that may have learned from pictures that are asked for: that in `where`, and those it began from.
+
+    It is one that was trained on this very set, and kept other pictures of it for testing; or any at all where `every` picture
+    is asked for. Parts are compared, not single pictures; of a run of a version that did not keep their hashes nothing is told.
+    """
+    notes, run, looked_at = list[str](), _run_of(where), list[Path]()
+    while run and run not in looked_at:
+        looked_at.append(run)
+        try:
+            with reading(run):
+                begun_from = read_json(run / "settings.json").get("init")
+                told = read_json(run / "data.json") if (run / "data.json").is_file() else {}
+                then = told.get("hashes", {})
+                is_same = "tested" in then and then["pictures"] == data.hashes["pictures"]
+                if is_same and (every or then["tested"] != data.hashes["tested"]):
+                    notes.append(
+                        f"warning: {run} was trained on this set, and kept {told['test']:,} of its pictures for testing: "
+                        "it may have learned from some that are asked for here"
+                    )
+        except CheckpointError as error:
+            notes.append(f"warning: what {run} learned from is not known: {error}")
+            break
+        run = _run_of(begun_from) if begun_from else None
+    return notes
 
 
 def labelled_parts(data: Data, *, choosing: bool = True) -> tuple[Parts, list[str]]:

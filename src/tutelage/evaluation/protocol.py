@@ -16,7 +16,7 @@ from tutelage.evaluation.features import Features, Say, features, pixel_features
 from tutelage.evaluation.knn import KNNSettings, score_knn
 from tutelage.evaluation.linear import CachedSettings, MAESettings, score_cached, share, train_mae
 from tutelage.evaluation.low_shot import LowShotSettings, refuse_small_classes, score_low_shot
-from tutelage.evaluation.parts import Parts, Seen, asked, labelled_parts
+from tutelage.evaluation.parts import Parts, Seen, asked, labelled_parts, seen_before
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 from tutelage.export import Encoder, load_encoder
 
@@ -89,6 +89,7 @@ def evaluate_all(
     encoder = load_encoder(where, teacher=teacher, device=device)
     opened = open_data(data, labels=labels)
     parts, notes, whole = _parts(opened, train_pictures, protocols)
+    notes += seen_before(where, opened)
     judge = _Judge(protocols, parts, device, batch_size or (32 if str(device) == "cpu" else 256), workers, say)
     rows = list(judge.rows(encoder, baselines))
     evaluations = [

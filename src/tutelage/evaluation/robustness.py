@@ -20,7 +20,7 @@ from tutelage.evaluation.classifier import columns_of
 from tutelage.evaluation.corruption_error import Robustness
 from tutelage.evaluation.features import Say, features, normalised, tokens_of, untrained
 from tutelage.evaluation.linear import CachedSettings, choose_cached
-from tutelage.evaluation.parts import Labelled, Parts, asked, labelled_parts
+from tutelage.evaluation.parts import Labelled, Parts, asked, labelled_parts, seen_before
 from tutelage.evaluation.result import Row, Score, remember
 from tutelage.export import Encoder, load_encoder
 
@@ -93,6 +93,7 @@ def evaluate_robustness(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_data(data, labels=labels)
     parts, notes = labelled_parts(opened)
+    notes += seen_before(where, opened)
     if train_pictures is not None:
         parts = parts.spread(train_pictures)
     parts = parts._replace(test=parts.test.spread(settings.test_pictures))

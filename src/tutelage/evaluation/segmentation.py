@@ -11,7 +11,7 @@ from tutelage.confusion import Overlap, confusion, overlap
 from tutelage.data.index import Pictures, open_data
 from tutelage.errors import DataError
 from tutelage.evaluation.features import Say, normalised
-from tutelage.evaluation.parts import asked, holdout_of, known_parts, refuse_other_classes
+from tutelage.evaluation.parts import asked, holdout_of, known_parts, refuse_other_classes, seen_before
 from tutelage.evaluation.result import Evaluation, Row, Score, remember
 from tutelage.segmenter import Segmenter, load_segmenter
 
@@ -32,6 +32,7 @@ def evaluate_segmentation(
     opened = open_data(data, annotation="masks", holdout=holdout_of(where))
     refuse_other_classes(where, segmenter.classes, "names other classes of pixels", data, opened.train.classes)
     parts, notes = known_parts(opened)
+    notes += seen_before(where, opened)
     if not len(parts.test):
         raise DataError(
             "D-10",
