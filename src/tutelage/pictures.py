@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import rgb_to_grayscale
 from torchvision.utils import draw_segmentation_masks
 
 from tutelage.batch import IGNORED, Batch, Objects, to_unit
@@ -267,13 +268,14 @@ def _name(
 
 
 def overlaid(picture: Float[Tensor, "c h w"], mask: Integer[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
-    """A picture (in 0..1) under the colours of its classes."""
+    """A picture (in 0..1) under the colours of its classes: grey where it has one, for its own colour would change theirs."""
     found = [c for c in torch.unique(mask).tolist() if c != IGNORED]
     rgb = _coloured(picture)
     if not found:
         return rgb
+    below = torch.where(mask == IGNORED, rgb, rgb_to_grayscale(rgb, 3))
     layers = torch.stack([mask == c for c in found])
-    drawn: Tensor = draw_segmentation_masks(rgb.contiguous(), layers, alpha=0.6, colors=[colour(c) for c in found])
+    drawn: Tensor = draw_segmentation_masks(below, layers, alpha=0.6, colors=[colour(c) for c in found])
     return drawn
 
 

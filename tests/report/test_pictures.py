@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.batch import Batch, Objects, normalise
+from tutelage.batch import IGNORED, Batch, Objects, normalise
 from tutelage.clock import Clock
 from tutelage.data.index import Statistics
 from tutelage.decoder import DecoderSettings
@@ -31,6 +31,7 @@ from tutelage.pictures import (
     hidden_pixels,
     hide,
     neighbours,
+    overlaid,
     pca_colours,
     prototypes,
     rebuild,
@@ -194,6 +195,17 @@ def test_long_and_strange_names_fit_below_their_picture(tmp_path: Path) -> None:
     path = save(page, tmp_path / "sheet.png")
     assert np.asarray(page)[:, -36:].min() == 255  # nothing runs into the margin
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_class_has_its_colour_whatever_colour_lies_below() -> None:
+    """Red, green and blue of one brightness become the same; what has no class stays as it was."""
+    weights = torch.tensor([0.2989, 0.587, 0.114])
+    picture = torch.diag(0.1 / weights)[:, None, :].repeat(1, 2, 1)  # three columns
+    mask = torch.tensor([[3, 3, 3], [IGNORED, IGNORED, IGNORED]])
+    found = overlaid(picture, mask)
+    assert torch.equal(found[:, 1], picture[:, 1])
+    expected = 0.4 * 0.1 + 0.6 * torch.tensor(colour(3)) / 255
+    assert torch.allclose(found[:, 0], expected[:, None].expand(3, 3), atol=1e-3)
 
 
 def test_boxes_have_the_names_of_their_classes_and_names_do_not_cover_each_other() -> None:
