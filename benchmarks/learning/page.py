@@ -60,7 +60,11 @@ MEASURES: dict[str, dict[str, Measure]] = {
 
 
 GRIDS = {
-    "hashtags": [("linear", "linear-cached/1", "encoder"), ("kNN", "knn/1", "encoder")],
+    "hashtags": [
+        ("linear", "linear-cached/1", "encoder"),
+        ("kNN", "knn/1", "encoder"),
+        ("10-shot", "low-shot/1", "encoder"),
+    ],
     "hashtags-finetuned": [("fine-tuned", "classifier/1", "classifier")],
 }
 """What is shown of MAE, then tags: a name, a protocol and what it judged."""
