@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from coco_sets import LAYOUTS, coco, parts_of, picture, write
+from coco_sets import LAYOUTS, SIZE, coco, parts_of, picture, write
 from tutelage.data.index import open_data
+from tutelage.errors import DataError
 
 
 @LAYOUTS
@@ -121,12 +124,73 @@ def test_two_files_of_one_part_are_both_heeded(tmp_path: Path) -> None:
     assert (len(data.train) + len(data.held_out), len(data.test)) == (6, 12)
 
 
-def test_pictures_for_testing_alone_can_be_opened(tmp_path: Path) -> None:
-    """As `predict` does: COCO's val2017 is there, and files of both parts."""
+def test_pictures_for_testing_alone_are_not_trained_on_and_all_can_be_had(tmp_path: Path) -> None:
+    """COCO's val2017 is there, and files of both parts; `predict` asks for all, and for no part."""
     write(tmp_path, **COCO)
+    for i in range(3):
+        picture(tmp_path / "test2017" / f"{i}.png")
+    assert len(open_data(str(tmp_path), holdout=0.0, divided=False).everything) == 15
     shutil.rmtree(tmp_path / "train2017")
-    data = open_data(str(tmp_path), holdout=0.0)
-    assert len(data.everything) == len(data.train) == 6
+    with pytest.raises(DataError, match="D-03: .* none is left to train on"):
+        open_data(str(tmp_path))
+    assert len(open_data(str(tmp_path), holdout=0.0, divided=False).everything) == 9
+
+
+def test_missing_pictures_are_no_hindrance(tmp_path: Path) -> None:
+    """Detection refuses them; the others of their file are kept all the same."""
+    write(tmp_path)
+    (tmp_path / "images" / "val-0.png").unlink()
+    (tmp_path / "images" / "train-0.png").unlink()
+    data = open_data(str(tmp_path))
+    assert (len(data.train) + len(data.held_out), len(data.test)) == (5, 5)
+    told = "warning: 2 pictures that COCO files name are not among these: images/train-0.png, images/val-0.png"
+    assert told in data.found.notes
+
+
+def test_class_folders_in_folders_of_parts_stay(tmp_path: Path) -> None:
+    def change(values: dict[str, Any], part: str) -> None:
+        for i, each in enumerate(values["images"]):
+            name = f"{'cd'[i % 2]}/{each['file_name']}"
+            picture(tmp_path / part / name)
+            each.update(file_name=name, absent=True)
+
+    write(tmp_path, folder="{part}", change=change)
+    data = open_data(str(tmp_path))
+    assert data.train.classes == ("c", "d") and len(data.test) == 6
+    assert any("class folders divide the pictures" in note for note in data.found.notes)
+
+
+def test_folders_in_images_are_no_classes(tmp_path: Path) -> None:
+    """Batches of a labelling tool; what lies beside images/ is not taken, and it is told."""
+
+    def change(values: dict[str, Any], part: str) -> None:
+        for i, each in enumerate(values["images"]):
+            name = f"batch{i % 2}/{each['file_name']}"
+            picture(tmp_path / "images" / name)
+            each.update(file_name=name, absent=True)
+
+    write(tmp_path, change=change)
+    picture(tmp_path / "more" / "1.png")
+    data = open_data(str(tmp_path))
+    assert data.train.classes == () and len(data.test) == 6 and len(data.everything) == 12
+    assert "the pictures of images/ are taken" in data.found.notes
+
+
+def test_pictures_with_masks_are_in_the_parts_of_coco_files_too(tmp_path: Path) -> None:
+    """Pretraining, segmentation and detection of one folder keep the same pictures from training."""
+    write(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.arange(600).reshape(SIZE).astype(np.uint8) // 128).save(tmp_path / "masks" / path.name)
+    parts = [parts_of(tmp_path, annotation) for annotation in ("classes", "masks", "objects")]
+    assert parts[0] == parts[1] == parts[2] and len(parts[0][2]) == 6
+
+
+def test_pretraining_and_detection_know_the_same_pictures(tmp_path: Path) -> None:
+    """By what their hash is made of: their names below the folder."""
+    write(tmp_path)
+    one, other = (open_data(str(tmp_path), annotation=annotation).hashes for annotation in ("classes", "objects"))
+    assert one == other
 
 
 def test_a_name_is_normed_before_it_is_compared(tmp_path: Path) -> None:
@@ -169,7 +233,7 @@ def test_labels_of_a_table_divide_pictures_in_the_parts_of_coco_files(tmp_path: 
     table.write_text("\n".join(["path,label", *names]))
     data = open_data(str(root), labels=str(table))
     assert data.train.classes == ("a", "b")
-    assert {data.test.name(i) for i in range(len(data.test))} == {f"val-{i}.png" for i in range(6)}
+    assert {data.test.name(i) for i in range(len(data.test))} == {f"images/val-{i}.png" for i in range(6)}
 
 
 def test_masks_called_annotations_are_masks_beside_other_json(tmp_path: Path) -> None:

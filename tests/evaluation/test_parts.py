@@ -97,10 +97,26 @@ def test_what_a_run_began_from_is_looked_at_too(unlabelled: tuple[Path, Path, Pa
     assert told(api.evaluate("classifier", tuned, photos, labels=str(table))) == [f"warning: {run}"]
     found = api.evaluate("classifier", tuned, photos, labels=str(table), all_pictures=True)
     assert told(found) == [f"warning: {tuned}", f"warning: {run}"]
+
+
+def test_the_line_of_runs_is_followed_however_it_is_told(unlabelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """By the first of two runs, by a file of weights, in a circle; what is no place ends it."""
+    photos, table, run = unlabelled
+    data, own = open_data(str(photos), labels=str(table)), tmp_path / "own"
+    shutil.copytree(run, own / "first")
     settings = json.loads((run / "settings.json").read_text())
-    (run / "settings.json").write_text(json.dumps(settings | {"init": str(tuned)}))  # in a circle
-    assert len(seen_before(str(tuned), open_data(str(photos), labels=str(table)))) == 1
-    (run / "settings.json").write_text(json.dumps(settings))
+
+    def told_of(init: Any) -> list[str]:
+        (own / "settings.json").write_text(json.dumps(settings | {"init": init}))
+        return [note.partition(" was trained")[0] for note in seen_before(str(own), data)]
+
+    first = f"warning: {own / 'first'}"
+    weights = run / "encoder" / "model.safetensors"
+    assert told_of(str(weights)) == [f"warning: {run}", first]
+    for init in (None, str(own), "timm:vit_tiny_patch16_224", 5, ["x"]):
+        assert told_of(init) == [first]
+    for init in ("~no-such-user/x", "x" * 5000):
+        assert len(told_of(init)) == 2 and "is not known" in told_of(init)[0]
 
 
 @pytest.mark.parametrize("hashes", [{}, {"pictures": "", "tags": "", "wordnet": ""}, None, 5])

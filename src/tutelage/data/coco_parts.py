@@ -23,13 +23,13 @@ class Told:
 def told_by_coco(root: Path) -> Told:
     """What the COCO files of a folder tell, if one of them is for training; notes say which tell nothing, and why.
 
-    A picture that is in two parts is not for training.
+    A picture that is in two parts is not for training; pictures that are not there count for nothing.
     """
     told, found = Told(), named_files(root)
     for part in ("train", "val", "test") if found["train"] else ():
         for path in found[part]:  # one after the other: each may take gigabytes
             try:
-                file = read_coco(root, path, part)
+                file = read_coco(root, path, part, whole=False)
             except DataError as error:
                 told.notes.append(f"warning: a COCO file tells nothing of these pictures: {error}")
                 continue
@@ -39,37 +39,30 @@ def told_by_coco(root: Path) -> Told:
     return told
 
 
-def in_coco_parts(root: Path, told: Told) -> tuple[Listing, frozenset[str]]:
-    """The pictures of a folder in the parts that COCO files tell, and which of them detection can learn from.
+def in_coco_parts(root: Path, told: Told) -> Listing:
+    """The pictures of a folder in the parts that COCO files tell.
 
     They are those in `images`, if all that are told of are there. One that is not told of is trained on; but where folders
-    have the names of parts (train2017), only if its own is for training: otherwise it is left out. Class folders divide the
-    pictures whatever is told.
+    have the names of parts (train2017), only if its own is for training: otherwise it is left out. Class folders, which divide
+    the pictures whatever is told, are those in folders of parts, or beside pictures that are not in `images`.
     """
     inside = "images/" if all(name.startswith("images/") for name in told.parts) else ""
-    listing = list_folder(root / inside)
-    folders = [part_of(name.partition("/")[0]) if "/" in name else "" for name in listing.names]
-    if any(listing.labels) and not any(folders):
+    found = list_folder(root / inside)
+    folders = [part_of(name.partition("/")[0]) if "/" in name else "" for name in found.names]
+    some, every = any(folders), all(folders)
+    if any(found.labels) and (every if some else not inside):
         note = "warning: the class folders divide the pictures, whatever COCO files tell of them"
-        return replace(listing, notes=(*told.notes, note)), frozenset()
-    unnamed = ["train" if folder == "train" or not any(folders) else "" for folder in folders]
-    parts = {name: told.parts.get(inside + name) or own for name, own in zip(listing.names, unnamed, strict=True)}
-    notes, learned = list(told.notes), told.learned
-    if "train" in parts.values():
-        notes.append(f"parts, and pictures with objects, are those of {' and '.join(told.files)}")
-    else:  # pictures for testing alone: who names these means them
-        parts, learned = dict.fromkeys(parts, "train"), set[str]()
-    kept = tuple(name for name, part in parts.items() if part)
-    if others := sorted({name.partition("/")[0] for name, part in parts.items() if not part}):
-        notes.append(f"{len(parts) - len(kept):,} pictures that no COCO file names are left out, in {listed(others)}")
-    if gone := sorted(told.parts.keys() - {inside + name for name in kept}):
+        return replace(found, notes=(*told.notes, note))
+    own = ("train" if folder == "train" or not some else "" for folder in folders)
+    parts = {inside + name: told.parts.get(inside + name, part) for name, part in zip(found.names, own, strict=True)}
+    kept = {name: part for name, part in parts.items() if part}
+    notes = [*told.notes, f"parts, and pictures with objects, are those of {' and '.join(told.files)}"]
+    if inside:
+        notes.append("the pictures of images/ are taken")
+    if out := parts.keys() - kept.keys():
+        tops = listed(sorted({name.removeprefix(inside).partition("/")[0] for name in out}))
+        notes.append(f"{len(out):,} pictures that no COCO file names are left out, in {tops}")
+    if gone := sorted(told.parts.keys() - kept.keys()):
         notes.append(f"warning: {len(gone):,} pictures that COCO files name are not among these: {listed(gone)}")
-    divided = replace(
-        listing,
-        names=kept,
-        labels=("",) * len(kept),
-        parts=tuple(parts[name] for name in kept),
-        notes=tuple(notes),
-        label_notes=(),
-    )
-    return divided, frozenset(name for name in kept if inside + name in learned)
+    names = tuple(kept)
+    return Listing(root, names, ("",) * len(names), tuple(kept.values()), found.other_files, tuple(notes))

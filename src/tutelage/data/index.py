@@ -21,7 +21,7 @@ from tutelage.data.hashtags import TagSettings, open_tags
 from tutelage.data.idx import read_idx_folder
 from tutelage.data.labels import few, fewer, fingerprint_with, is_table, labelled_by
 from tutelage.data.listing import Listing, list_data
-from tutelage.data.masks import Masks, check_layout, layout_of, mask_of, open_masks
+from tutelage.data.masks import Layout, Masks, check_layout, layout_of, mask_of, open_masks
 from tutelage.data.objects import Instances, can_be_learned, coco_files, instances_of, read_coco
 from tutelage.data.outlines import coco_masks
 from tutelage.data.sources import Arrays, ArraySource, FileSource, Pictures, Source
@@ -101,6 +101,7 @@ def open_data(
     annotation: Annotation = "classes",
     tags: str | None = None,
     tagging: TagSettings | None = None,
+    divided: bool = True,
 ) -> Data:
     """The set that `data` names: a named set, a folder (of pictures, or of idx files), a list (.txt) or a table (.csv).
 
@@ -114,13 +115,14 @@ def open_data(
     `share` of the training pictures are used, chosen by `seed`. `labels` are those of a table (labels.csv) instead of the
     set's own, or as many ("40", "10%") of the training pictures' as are to be known, chosen by `seed`. With the
     `annotation` tags each picture also comes with what people wrote to it: in the table `tags`, or in JSON files beside the
-    pictures, made classes as `tagging` says. Raises DataError D-01 to D-47, SettingsError C-14.
+    pictures, made classes as `tagging` says. Who asks for all pictures, whatever their parts, says that they need not be
+    `divided`: then no COCO file is read. Raises DataError D-01 to D-47, SettingsError C-14.
     """
     table = Path(labels).expanduser() if labels and is_table(labels) else None
     if table and annotation in ("masks", "objects"):
         raise DataError("D-24", f"the {annotation} of {data} are its own: a table of labels says nothing of them.")
     if annotation in ("classes", "tags"):
-        whole = _opened(data, holdout, table, cache)
+        whole = _opened(data, holdout, table, cache, divided=divided)
     else:
         whole = (_open_masked if annotation == "masks" else _open_objects)(data, holdout, cache)
     train, notes = whole.train, list(whole.found.notes)
@@ -147,14 +149,14 @@ def _tagged(data: Data, table: str | None, tagging: TagSettings) -> Data:
     return replace(data, **parts, found=found, fingerprint=fingerprint)
 
 
-def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -> Data:
+def _opened(data: str, holdout: float, table: Path | None, cache: Path | None, *, divided: bool) -> Data:
     path = Path(data).expanduser()
     opened: Listing | Arrays
-    annotated: Callable[[str], bool] = bool
+    annotated: Callable[[str], bool] = lambda _: False  # noqa: E731
     if arrays := read_idx_folder(path):
         name, opened = path.resolve().name, arrays
     elif data not in named.NAMES or path.exists():
-        name, (opened, annotated) = path.resolve().stem, _listed(path)
+        name, (opened, annotated) = path.resolve().stem, _listed(path, divided=divided)
     else:
         name, opened = data, named.open_named(data, cache or named.cache_folder())
     if isinstance(opened, Listing):
@@ -170,26 +172,32 @@ def _opened(data: str, holdout: float, table: Path | None, cache: Path | None) -
     return _divide(name, source, opened.labels, opened.classes, opened.parts, found, holdout)
 
 
-def _listed(path: Path) -> tuple[Listing, Callable[[str], bool]]:
+def _listed(path: Path, *, divided: bool) -> tuple[Listing, Callable[[str], bool]]:
     """The files of a folder or list, of a folder with masks or objects its pictures alone; and which have such."""
-    layout = layout_of(path)
-    told = told_by_coco(path) if not layout or layout.masks == "annotations" else Told()
-    if told.files:
-        listing, learned = in_coco_parts(path, told)
-        return listing, learned.__contains__
+    layout, told = layout_of(path), told_by_coco(path) if divided else Told()
+    if told.files and (not layout or layout.masks == "annotations"):
+        return in_coco_parts(path, told), told.learned.__contains__
     if not layout:
         listing = list_data(path, named.NAMES)
         return replace(listing, notes=(*listing.notes, *told.notes)), lambda _: False
-    listing = list_data(path / layout.pictures)
+    listing = _masked(path, layout, told)
     note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
-    return replace(listing, notes=(*listing.notes, *told.notes, note)), lambda name: mask_of(path, layout, name) != ""
+    return replace(listing, notes=(*listing.notes, note)), lambda name: mask_of(path, layout, name) != ""
+
+
+def _masked(root: Path, layout: Layout, told: Told) -> Listing:
+    """The pictures of a folder with masks, in the parts that COCO files tell where there are such too."""
+    listing = list_data(root / layout.pictures)
+    own = zip(listing.names, listing.parts, strict=True)
+    parts = tuple(told.parts.get(f"{layout.pictures}/{name}", part) for name, part in own)
+    return replace(listing, parts=parts, notes=(*listing.notes, *told.notes))
 
 
 def _open_masked(data: str, holdout: float, cache: Path | None) -> Data:
     """Pictures with masks; those without one, or with one that counts for nothing, are unlabelled."""
     root, kept = Path(data).expanduser(), cache or _cache_folder()
     layout = check_layout(root)
-    listing = list_data(root / layout.pictures)
+    listing = _masked(root, layout, told_by_coco(root))
     readable = open_files(replace(listing, labels=("",) * len(listing.names), notes=()), kept)
     masks = open_masks(root, layout, readable.source.names, readable.sizes, kept)
     labels = np.array([0 if shown else -1 for shown in masks.shown], dtype=np.int64)

@@ -83,10 +83,11 @@ def list_folder(root: Path) -> Listing:
     own = {top: part_of(top) for top in set(tops)}
     divided = "train" in own.values() and all(own.values())
     parts = tuple(own[top] for top in tops) if divided else ("train",) * len(names)
-    labels = _class_of(names, parts, depth=int(divided))
+    depth = int(all(own.values()))
+    labels = _class_of(names, parts, depth)
     folders = sorted(set(labels) - {""})
     notes = [f"{len(folders)} class folders give the labels: {listed(folders)}"] if folders else []
-    if folders and (empty := _without_pictures(root, names, int(divided))):
+    if folders and (empty := _without_pictures(root, names, depth)):
         what = "folders beside them have" if len(empty) > 1 else "folder beside them has"
         notes.append(f"{len(empty)} {what} no picture: {listed(empty)}")
     return Listing(root, names, labels, parts, other, label_notes=tuple(notes))

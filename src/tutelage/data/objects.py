@@ -105,8 +105,11 @@ def named_files(root: Path) -> dict[str, list[Path]]:
     """The files of a folder, and of `annotations` in it, that are COCO's by their names, for each part: train, val, test."""
     found: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
     for folder in (root, root / "annotations"):
-        with contextlib.suppress(OSError):
-            names = os.listdir(folder)  # noqa: PTH208 - a Path for each of millions takes minutes
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                names = os.listdir(folder)  # noqa: PTH208 - a Path for each of millions takes minutes
+            except PermissionError as error:
+                raise DataError("D-05", f"the folder {folder} cannot be read: {error.strerror}.") from error
             for named in sorted(filter(None, map(_FILES.fullmatch, names)), key=lambda named: named.string):
                 found[named[1]].append(folder / named.string)
     return found
@@ -133,11 +136,14 @@ def can_be_learned(rows: Sequence[dict[str, Any]]) -> bool:
     return not all(row["crowd"] for row in rows)
 
 
-def read_coco(root: Path, path: Path, part: str) -> CocoFile:
-    """A COCO file, checked but for its outlines. Raises DataError D-40 to D-42."""
+def read_coco(root: Path, path: Path, part: str, *, whole: bool = True) -> CocoFile:
+    """A COCO file, checked but for its outlines. Raises DataError D-40 to D-42.
+
+    If it need not be there as a `whole`, some of its pictures may be missing.
+    """
     values = _parsed(path)
     pictures, sizes = {}, {}
-    base = _base(root, path, [str(image["file_name"]) for image in values["images"]])
+    base = _base(root, path, [str(image["file_name"]) for image in values["images"]], whole=whole)
     for image in values["images"]:
         number = _number(path, image, "id")
         if number in pictures:
@@ -240,7 +246,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     return values
 
 
-def _base(root: Path, path: Path, names: list[str]) -> str:
+def _base(root: Path, path: Path, names: list[str], *, whole: bool) -> str:
     """Where below the root the pictures of a file lie, with a slash behind: where most of them are. Raises DataError D-42."""
     if not names:
         raise DataError("D-42", f"{path} names no pictures.", "There is nothing to learn from or to test on.")
@@ -249,11 +255,13 @@ def _base(root: Path, path: Path, names: list[str]) -> str:
     folders = ["images/", *([f"images/{own}", own] if own else []), ""]
     base, missing = folders[0], names
     for folder in (folder for folder in folders if (root / folder).is_dir()):
-        absent = [name for name in names if not (root / folder / name).is_file()]
+        absent = [name for name in names if not os.path.isfile(root / folder / name)]  # noqa: PTH113 - never raises
         if len(absent) < len(missing):
             base, missing = folder, absent
         if not missing:
             return base
+    if not whole and len(missing) < len(names):
+        return base
     raise DataError(
         "D-42",
         f"{path} names {len(names):,} pictures, and {len(missing):,} are not in {root / base}: {listed(missing)}.",

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tutelage.classifiers import Classifier
-from tutelage.config import read_json
+from tutelage.config import read_json, shortened
 from tutelage.data.index import Data, Pictures
 from tutelage.data.splits import HOLDOUT
 from tutelage.detector import Detector
@@ -101,8 +101,9 @@ def holdout_of(where: str) -> float:
 
 
 def _run_of(where: str) -> Path | None:
-    """The run in `where`, or that wrote the folder or checkpoint `where`; None where it is no run."""
+    """The run in `where`, or that wrote what is there: a folder, a checkpoint or a file in one; None where it is no run."""
     path = Path(where).expanduser()
+    path = path.parent if path.is_file() else path
     checkpoint = path.resolve().parents[1:2] if (path / "MANIFEST.json").is_file() else ()
     places = (path, path.parent, *checkpoint) if path.exists() else ()  # timm:NAME is no path
     return next((place for place in places if (place / "settings.json").is_file()), None)
@@ -112,14 +113,19 @@ def seen_before(where: str, data: Data, *, every: bool = False) -> list[str]:
     """A warning for each run that may have learned from pictures that are asked for: that in `where`, and those it began from.
 
     It is one that was trained on this very set, and kept other pictures of it for testing; or any at all where `every` picture
-    is asked for. Parts are compared, not single pictures; of a run of a version that did not keep their hashes nothing is told.
+    is asked for. Parts are compared, not single pictures; of a run of a version that did not keep their hashes nothing is told,
+    nor of one that is no longer where it was.
     """
-    notes, run, looked_at = list[str](), _run_of(where), list[Path]()
-    while run and run not in looked_at:
-        looked_at.append(run)
+    notes, looked_at, ahead = list[str](), list[Path](), [where]
+    while ahead:
+        place = ahead.pop()
         try:
-            with reading(run):
+            with reading(Path(place)):
+                if not (run := _run_of(place)) or run in looked_at:
+                    continue
+                looked_at.append(run)
                 begun_from = read_json(run / "settings.json").get("init")
+                ahead += [str(run / "first"), *([str(begun_from)] if begun_from else [])]
                 told = read_json(run / "data.json") if (run / "data.json").is_file() else {}
                 then = told.get("hashes", {})
                 is_same = "tested" in then and then["pictures"] == data.hashes["pictures"]
@@ -129,9 +135,7 @@ def seen_before(where: str, data: Data, *, every: bool = False) -> list[str]:
                         "it may have learned from some that are asked for here"
                     )
         except CheckpointError as error:
-            notes.append(f"warning: what {run} learned from is not known: {error}")
-            break
-        run = _run_of(begun_from) if begun_from else None
+            notes.append(f"warning: what {shortened(place)} learned from is not known: {error}")
     return notes
 
 

@@ -53,7 +53,7 @@ def predict(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = load_any_classifier(where)
     classifier.vit.to(device)
-    opened = open_data(data, holdout=0.0)
+    opened = open_data(data, holdout=0.0, divided=False)
     pictures = opened.everything
     shown: list[tuple[Prediction, Tensor]] = []
     found: list[Prediction] = []

@@ -44,7 +44,7 @@ def predict_masks(
     segmenter = load_segmenter(where)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     segmenter.method.to(device)
-    pictures = open_data(data, holdout=0.0).everything
+    pictures = open_data(data, holdout=0.0, divided=False).everything
     for i in range(len(pictures)):
         check_aspect(pictures.name(i), pictures.own_size(i))
     names = _files_of([pictures.name(i) for i in range(len(pictures))])

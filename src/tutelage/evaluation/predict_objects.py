@@ -53,7 +53,7 @@ def predict_objects(
     detector = load_detector(where)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     detector.method.to(device)
-    pictures = open_data(data, holdout=0.0).everything
+    pictures = open_data(data, holdout=0.0, divided=False).everything
     masks, every = detector.method.settings.masks, max(1, len(pictures) // SHOWN)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
