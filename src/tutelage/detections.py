@@ -38,6 +38,10 @@ class Found(NamedTuple):
         """Those with a score of `least` or more."""
         return self._each(lambda each: each[self.scores >= least])
 
+    def surest(self, count: int) -> "Found":
+        """At most so many, the surest."""
+        return self._each(lambda each: each[:count])
+
     def as_objects(self, size: tuple[int, int]) -> Objects:
         """What is found on a picture of a `size` (height, width), as if it were known."""
         return Objects(self.boxes, self.labels, torch.zeros(len(self.boxes), dtype=torch.bool), self.pixels(size))

@@ -519,6 +519,13 @@ def test_masks_are_pasted_where_their_box_is() -> None:
     assert one.surer(0.95).as_objects(SIZE).boxes.shape == (0, 4)
 
 
+def test_the_surest_are_the_first() -> None:
+    """As many as are asked for, and no more than there are."""
+    several = found([[0, 0, 10 + k, 10] for k in range(3)])
+    assert several.surest(2).boxes[:, 2].tolist() == [10, 11] and len(several.surest(2).masks) == 2
+    assert len(several.surest(9).scores) == 3
+
+
 def test_patches_that_are_not_square_and_grids_of_one_row_are_refused() -> None:
     with pytest.raises(SettingsError, match="square patches, not 8 x 4"):
         DetectionSettings().build(

@@ -187,10 +187,10 @@ class Watch:
     def _draw_objects(self, method: Detection, folder: Path) -> None:
         items = []
         for picture, truth in self._with_objects(SHOWN):
-            found = self._find(method, picture).surer(0.5)
+            found = self._find(method, picture).surest(len(truth.labels))  # early in a run nothing is sure
             shown = Marked(found.as_objects((picture.shape[-2], picture.shape[-1])), tuple(found.scores.tolist()))
             items.append((to_unit(picture), (Marked(truth), shown)))
-        note = f"{self._whose} pictures, what is known to lie there, and what is found with a score of 50% or more."
+        note = f"{self._whose} pictures, what is known to lie there, and as many of what is found, the surest."
         save(detections(items, ("picture", "known", "found"), self.queries.classes, note), folder / "objects.png")
 
     def sample(self) -> Tensor:
