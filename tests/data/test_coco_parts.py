@@ -1,6 +1,8 @@
 """Pretraining beside COCO files: what detection keeps for other parts is kept from it, in every layout that is usual."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,21 @@ def test_pretraining_and_detection_know_the_same_pictures(tmp_path: Path) -> Non
     write(tmp_path)
     one, other = (open_data(str(tmp_path), annotation=annotation).hashes for annotation in ("classes", "objects"))
     assert one == other
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not taken for one without COCO files, by which its pictures would be in other parts."""
+    write(tmp_path, **COCO)
+    read = os.listdir
+
+    def refuse(path: Path) -> list[str]:
+        if Path(path).name == "annotations":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(DataError, match="D-05: the folder .*annotations cannot be read: Input/output error"):
+        open_data(str(tmp_path))
 
 
 def test_a_name_is_normed_before_it_is_compared(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Pictures with objects: a COCO file for each part, read and checked, and what lies on a picture as boxes and masks.
 
 A folder with `train.json` (and `val.json`, `test.json`), alone or in `annotations`, and pictures in `images`; or COCO's own
-names, `annotations/instances_train2017.json` and `train2017`. Boxes are cut at the picture's border; those outside it or
-without area are left out and counted. Crowds are kept apart: they are neither to be found nor wrong to be found.
+names, `annotations/instances_train2017.json` and `train2017`, which may be in `images`. Boxes are cut at the picture's border;
+those outside it or without area are left out and counted. Crowds are kept apart: they are neither to be found nor wrong to be
+found.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -102,16 +102,20 @@ class Instances:
 
 
 def named_files(root: Path) -> dict[str, list[Path]]:
-    """The files of a folder, and of `annotations` in it, that are COCO's by their names, for each part: train, val, test."""
+    """The files of a folder, and of `annotations` in it, that are COCO's by their names, for each part: train, val, test.
+
+    Raises DataError D-05.
+    """
     found: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
     for folder in (root, root / "annotations"):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            try:
-                names = os.listdir(folder)  # noqa: PTH208 - a Path for each of millions takes minutes
-            except PermissionError as error:
-                raise DataError("D-05", f"the folder {folder} cannot be read: {error.strerror}.") from error
-            for named in sorted(filter(None, map(_FILES.fullmatch, names)), key=lambda named: named.string):
-                found[named[1]].append(folder / named.string)
+        try:
+            names = sorted(os.listdir(folder))  # noqa: PTH208 - a Path for each of millions takes minutes
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise DataError("D-05", f"the folder {folder} cannot be read: {error.strerror}.") from error
+        for named in filter(None, map(_FILES.fullmatch, names)):
+            found[named[1]].append(folder / named.string)
     return found
 
 
