@@ -11,13 +11,14 @@ from PIL import Image
 from tutelage.data.index import open_data
 
 SIZE = (20, 30)
+COCO = {"folder": "{part}2017", "file": "annotations/instances_{part}2017.json"}
 LAYOUTS = pytest.mark.parametrize(
     ("folder", "file"),
     [
         ("images", "{part}.json"),
         ("images", "annotations/{part}.json"),
-        ("{part}2017", "annotations/instances_{part}2017.json"),
-        ("images/{part}2017", "annotations/instances_{part}2017.json"),
+        (COCO["folder"], COCO["file"]),
+        (f"images/{COCO['folder']}", COCO["file"]),
     ],
 )
 
@@ -40,6 +41,7 @@ def coco(part: str, count: int = 6) -> dict[str, Any]:
 
 
 def write(root: Path, *, folder: str = "images", file: str = "{part}.json", change=None) -> Path:
+    """A set of six pictures to train on and six to validate with; `change` may change what is said of a part."""
     for part in ("train", "val"):
         values = coco(part)
         if change:
@@ -56,6 +58,7 @@ def write(root: Path, *, folder: str = "images", file: str = "{part}.json", chan
 
 
 def picture(path: Path) -> None:
+    """A black one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((*SIZE, 3), dtype=np.uint8)).save(path)
 

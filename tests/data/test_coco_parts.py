@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coco_sets import LAYOUTS, SIZE, coco, parts_of, picture, write
+from coco_sets import COCO, LAYOUTS, SIZE, coco, parts_of, picture, write
 from tutelage.data.index import open_data
 from tutelage.errors import DataError
 
@@ -43,12 +43,7 @@ def test_pretraining_keeps_the_pictures_that_detection_divides_off(tmp_path: Pat
     assert parts_of(tmp_path, "classes") == told and [len(part) for part in told] == [81, 9, 10]
 
 
-COCO = {"folder": "{part}2017", "file": "annotations/instances_{part}2017.json"}
-
-
-@pytest.mark.parametrize(
-    "layout", [COCO, {"folder": "images/{part}2017", "file": "annotations/instances_{part}2017.json"}]
-)
+@pytest.mark.parametrize("layout", [COCO, COCO | {"folder": "images/{part}2017"}])
 @pytest.mark.parametrize("val", [True, False], ids=["val", "train alone"])
 def test_pictures_that_no_coco_file_names_are_trained_on_where_they_are_for_it(
     tmp_path: Path, layout: dict[str, str], val: bool

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coco_sets import LAYOUTS, SIZE, coco, parts_of, write
+from coco_sets import COCO, LAYOUTS, SIZE, coco, parts_of, write
 from tutelage.data.index import open_data
 from tutelage.data.objects import _mask
 from tutelage.data.outlines import coco_masks
@@ -33,7 +33,7 @@ def test_boxes_classes_and_masks_are_those_of_the_file(tmp_path: Path, folder: s
 
 def test_two_files_of_one_part_are_refused(tmp_path: Path) -> None:
     """As COCO's of 2014 and of 2017 in one folder."""
-    write(tmp_path, folder="{part}2017", file="annotations/instances_{part}2017.json")
+    write(tmp_path, **COCO)
     (tmp_path / "annotations/instances_train2014.json").write_text("{}")
     with pytest.raises(DataError, match=r"^D-40: .*train2014.json and .*train2017.json are both of the part train"):
         open_data(str(tmp_path), annotation="objects")
@@ -188,7 +188,7 @@ def test_an_outline_that_cannot_be_drawn_is_refused_at_the_door_with_its_file(tm
 @pytest.mark.parametrize("gone", [[0], [0, 1], [1, 4]])
 def test_missing_pictures_are_counted_where_the_others_are(tmp_path: Path, gone: list[int]) -> None:
     """Also where the first one is missing: it must not decide where the others are looked for."""
-    root = write(tmp_path, folder="{part}2017", file="annotations/instances_{part}2017.json")
+    root = write(tmp_path, **COCO)
     for i in gone:
         (root / f"train2017/train-{i}.png").unlink()
     names = ", ".join(f"train-{i}.png" for i in gone)

@@ -48,7 +48,7 @@ def in_coco_parts(root: Path, told: Told) -> Listing:
     """
     inside = "images/" if all(name.startswith("images/") for name in told.parts) else ""
     found = list_folder(root / inside)
-    folders = [part_of(name.partition("/")[0]) if "/" in name else "" for name in found.names]
+    folders = tuple(map(part_of, found.names))
     some, every = any(folders), all(folders)
     if any(found.labels) and (every if some else not inside):
         note = "warning: the class folders divide the pictures, whatever COCO files tell of them"

@@ -152,7 +152,7 @@ def _tagged(data: Data, table: str | None, tagging: TagSettings) -> Data:
 def _opened(data: str, holdout: float, table: Path | None, cache: Path | None, *, divided: bool) -> Data:
     path = Path(data).expanduser()
     opened: Listing | Arrays
-    annotated: Callable[[str], bool] = lambda _: False  # noqa: E731
+    annotated: Callable[[str], bool] = frozenset[str]().__contains__
     if arrays := read_idx_folder(path):
         name, opened = path.resolve().name, arrays
     elif data not in named.NAMES or path.exists():
@@ -179,7 +179,7 @@ def _listed(path: Path, *, divided: bool) -> tuple[Listing, Callable[[str], bool
         return in_coco_parts(path, told), told.learned.__contains__
     if not layout:
         listing = list_data(path, named.NAMES)
-        return replace(listing, notes=(*listing.notes, *told.notes)), lambda _: False
+        return replace(listing, notes=(*listing.notes, *told.notes)), told.learned.__contains__  # of none
     listing = _masked(path, layout, told)
     note = f"the pictures of {layout.pictures}/ are taken: {layout.masks}/ holds masks"
     return replace(listing, notes=(*listing.notes, note)), lambda name: mask_of(path, layout, name) != ""

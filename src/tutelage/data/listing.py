@@ -79,11 +79,9 @@ def list_folder(root: Path) -> Listing:
         raise DataError(
             "D-02", f"found 0 pictures in {root} and its subfolders{_others(other)}.", todo=_looked_for(root)
         )
-    tops = [name.split("/")[0] if "/" in name else "" for name in names]
-    own = {top: part_of(top) for top in set(tops)}
-    divided = "train" in own.values() and all(own.values())
-    parts = tuple(own[top] for top in tops) if divided else ("train",) * len(names)
-    depth = int(all(own.values()))
+    own = tuple(map(part_of, names))
+    depth = int(all(own))
+    parts = own if depth and "train" in own else ("train",) * len(names)
     labels = _class_of(names, parts, depth)
     folders = sorted(set(labels) - {""})
     notes = [f"{len(folders)} class folders give the labels: {listed(folders)}"] if folders else []
@@ -93,11 +91,14 @@ def list_folder(root: Path) -> Listing:
     return Listing(root, names, labels, parts, other, label_notes=tuple(notes))
 
 
-def part_of(folder: str) -> str:
-    """The part that a folder has by its name, which may be COCO's (train2017, unlabeled2017); empty where it has none."""
-    if coco := _COCO.fullmatch(folder.lower()):
+def part_of(name: str) -> str:
+    """The part that the first folder of a path tells, also as COCO calls it (train2017, unlabeled2017); empty if none."""
+    folder, slash, _ = name.lower().partition("/")
+    if not slash:
+        return ""
+    if coco := _COCO.fullmatch(folder):
         return "train" if coco[1] == "unlabeled" else coco[1]
-    return _PARTS.get(folder.lower(), "")
+    return _PARTS.get(folder, "")
 
 
 def _without_pictures(root: Path, names: Sequence[str], depth: int) -> list[str]:

@@ -16,6 +16,7 @@ from tutelage.data.splits import HOLDOUT
 from tutelage.detector import Detector
 from tutelage.errors import CheckpointError, DataError, listed
 from tutelage.evaluation.features import Features
+from tutelage.export.sources import run_of
 from tutelage.segmenter import Segmenter
 from tutelage.weights import reading
 
@@ -103,10 +104,10 @@ def holdout_of(where: str) -> float:
 def _run_of(where: str) -> Path | None:
     """The run in `where`, or that wrote what is there: a folder, a checkpoint or a file in one; None where it is no run."""
     path = Path(where).expanduser()
-    path = path.parent if path.is_file() else path
-    checkpoint = path.resolve().parents[1:2] if (path / "MANIFEST.json").is_file() else ()
-    places = (path, path.parent, *checkpoint) if path.exists() else ()  # timm:NAME is no path
-    return next((place for place in places if (place / "settings.json").is_file()), None)
+    if not path.exists():  # timm:NAME is no path
+        return None
+    inside = run_of(str(path.parent if path.is_file() else path))
+    return next((place for place in (inside, inside.parent) if (place / "settings.json").is_file()), None)
 
 
 def seen_before(where: str, data: Data, *, every: bool = False) -> list[str]:
@@ -116,7 +117,7 @@ def seen_before(where: str, data: Data, *, every: bool = False) -> list[str]:
     is asked for. Parts are compared, not single pictures; of a run of a version that did not keep their hashes nothing is told,
     nor of one that is no longer where it was.
     """
-    notes, looked_at, ahead = list[str](), list[Path](), [where]
+    notes, looked_at, ahead, now = list[str](), list[Path](), [where], data.hashes
     while ahead:
         place = ahead.pop()
         try:
@@ -128,8 +129,8 @@ def seen_before(where: str, data: Data, *, every: bool = False) -> list[str]:
                 ahead += [str(run / "first"), *([str(begun_from)] if begun_from else [])]
                 told = read_json(run / "data.json") if (run / "data.json").is_file() else {}
                 then = told.get("hashes", {})
-                is_same = "tested" in then and then["pictures"] == data.hashes["pictures"]
-                if is_same and (every or then["tested"] != data.hashes["tested"]):
+                is_same = "tested" in then and then["pictures"] == now["pictures"]
+                if is_same and (every or then["tested"] != now["tested"]):
                     notes.append(
                         f"warning: {run} was trained on this set, and kept {told['test']:,} of its pictures for testing: "
                         "it may have learned from some that are asked for here"
