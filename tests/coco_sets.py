@@ -19,6 +19,7 @@ LAYOUTS = pytest.mark.parametrize(
         ("images", "annotations/{part}.json"),
         (COCO["folder"], COCO["file"]),
         (f"images/{COCO['folder']}", COCO["file"]),
+        ("{part}", "{part}/_annotations.coco.json"),
     ],
 )
 

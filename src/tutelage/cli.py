@@ -178,7 +178,7 @@ options: tutelage segment ENCODER --help (--help-all for every one); from scratc
 
 learn what lies where, on from a run, a checkpoint, a timm folder, timm:NAME or an MAE checkpoint file. FOLDER has pictures in
 images/ and COCO JSON in train.json, and in val.json or test.json where they are divided (boxes, and outlines as polygons or
-run lengths); or is COCO itself. Needs pycocotools: pip install 'tutelage[detection]'.
+run lengths); or is COCO itself, or what Roboflow or CVAT export as COCO. Needs pycocotools: pip install 'tutelage[detection]'.
 The same command again goes on where it stopped. recipes: detect-quickstart (default), and those of `tutelage recipes`
 options: tutelage detect ENCODER --help (--help-all for every one); from scratch: tutelage pretrain detect-quickstart""",
 }

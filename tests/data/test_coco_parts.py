@@ -27,20 +27,38 @@ def test_pretraining_keeps_the_pictures_that_coco_files_keep(tmp_path: Path, fol
     assert f"parts, and pictures with objects, are those of {names}" in data.found.notes
 
 
-def test_pretraining_keeps_the_pictures_that_detection_divides_off(tmp_path: Path) -> None:
-    """Of one COCO file, where some pictures have nothing and some crowds alone."""
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("images", "train.json"),
+        ("images", "annotations/instances_default.json"),
+        ("images/default", "annotations/instances_default.json"),
+        ("images/Train", "annotations/instances_Train.json"),
+    ],
+)
+def test_pretraining_keeps_the_pictures_that_detection_divides_off(tmp_path: Path, folder: str, name: str) -> None:
+    """Of one COCO file, as CVAT writes it too, where some pictures have nothing and some crowds alone."""
 
     def change(values: dict[str, Any], part: str) -> None:
         for each in values["annotations"]:
             each["iscrowd"] = int(each["image_id"] % 3 == 0)
         values["annotations"] = [each for each in values["annotations"] if each["image_id"] % 4]
 
-    write(tmp_path, change=lambda values, part: (values.update(coco(part, 100)), change(values, part)))
+    write(tmp_path, folder=folder, change=lambda values, part: (values.update(coco(part, 100)), change(values, part)))
     (tmp_path / "val.json").unlink()
-    for path in (tmp_path / "images").glob("val-*"):
+    for path in (tmp_path / folder).glob("val-*"):
         path.unlink()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train.json").rename(tmp_path / name)
     told = parts_of(tmp_path, "objects")
     assert parts_of(tmp_path, "classes") == told and [len(part) for part in told] == [81, 9, 10]
+
+
+def test_the_part_that_roboflow_calls_valid_is_validated_with(tmp_path: Path) -> None:
+    write(tmp_path, folder="{part}", file="{part}/_annotations.coco.json")
+    (tmp_path / "val").rename(tmp_path / "valid")
+    for annotation in ("classes", "objects"):
+        assert parts_of(tmp_path, annotation)[2] == {f"valid/val-{i}.png" for i in range(6)}
 
 
 @pytest.mark.parametrize("layout", [COCO, COCO | {"folder": "images/{part}2017"}])

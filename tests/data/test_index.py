@@ -70,7 +70,7 @@ def test_class_folders_give_labels_and_a_stratified_fifth_for_testing(tmp_path):
     assert any("held out" in line for line in data.found.lines())
 
 
-@pytest.mark.parametrize("name", ["test", "val", "validation"])
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
 def test_a_given_test_folder_is_kept_as_it_is(tmp_path, name):
     for label in ("a", "b"):
         fill(tmp_path / "train" / label, 20)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 from tutelage.data.decode import EXTENSIONS
 from tutelage.errors import DataError, listed, nearest
 
-_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "validation": "val"}
+_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "val"
+)
 _COCO = re.compile(r"(train|val|test|unlabeled)\d{4}")
 _JUNK = ("thumbs.db", "desktop.ini")
 _LONGEST_FIELD = 1 << 24
@@ -61,9 +63,9 @@ def list_data(path: Path, sets: Sequence[str] = ()) -> Listing:
 def list_folder(root: Path) -> Listing:
     """Every picture below `root`; labels where the first level of folders tells them.
 
-    Divided: when all pictures lie in folders called `train` and `test`, `val` or `validation`, or as COCO calls them. Class
-    folders: when (in each part) every picture lies below a first-level folder and there are two such folders or more; in all
-    other cases there are no labels.
+    Divided: when all pictures lie in folders called `train` and `test`, `val`, `valid` or `validation`, or as COCO calls
+    them. Class folders: when (in each part) every picture lies below a first-level folder and there are two such folders or
+    more; in all other cases there are no labels.
     """
     found: list[str] = []
     other: Counter[str] = Counter()

@@ -1,16 +1,15 @@
 """Pictures with objects: a COCO file for each part, read and checked, and what lies on a picture as boxes and masks.
 
-A folder with `train.json` (and `val.json`, `test.json`), alone or in `annotations`, and pictures in `images`; or COCO's own
-names, `annotations/instances_train2017.json` and `train2017`, which may be in `images`. Boxes are cut at the picture's border;
-those outside it or without area are left out and counted. Crowds are kept apart: they are neither to be found nor wrong to be
-found.
+A folder with `train.json` (and `val.json`, `test.json`), alone or in `annotations`, and pictures in `images`; COCO's own names,
+`annotations/instances_train2017.json` and `train2017`, which may be in `images`; CVAT's, `annotations/instances_default.json`;
+or Roboflow's, `train/_annotations.coco.json` beside the pictures. Boxes are cut at the picture's border; those outside it or
+without area are left out and counted. Crowds are kept apart: they are neither to be found nor wrong to be found.
 """
 
 import hashlib
 import json
 import os
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +23,14 @@ from numpy.typing import NDArray
 from tutelage.batch import Objects
 from tutelage.config import parse_json
 from tutelage.data.crops import resized_objects
+from tutelage.data.listing import part_of
 from tutelage.data.outlines import check_outline, drawn
 from tutelage.errors import DataError, listed
 
 MAX_BYTES = 2_000_000_000
 """Of a COCO file: COCO's own training part has 470 MB."""
-_FILES = re.compile(r"(?:instances_)?(train|val|test)(\d{4})?\.json")
+_BESIDE = "_annotations.coco.json"
+"""Roboflow's name of a file in the folder of its pictures."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Instances:
 
 
 def named_files(root: Path) -> dict[str, list[Path]]:
-    """The files of a folder, and of `annotations` in it, that are COCO's by their names, for each part: train, val, test.
+    """The files of a folder that are COCO's by their names, for each part: train, val, test.
 
     Raises DataError D-05.
     """
@@ -114,9 +115,18 @@ def named_files(root: Path) -> dict[str, list[Path]]:
             continue
         except OSError as error:
             raise DataError("D-05", f"the folder {folder} cannot be read: {error.strerror}.") from error
-        for named in filter(None, map(_FILES.fullmatch, names)):
-            found[named[1]].append(folder / named.string)
+        for name in names:
+            part = "train" if name == "instances_default.json" else part_of(f"{_subset(name)}/")
+            if part and name.endswith(".json"):
+                found[part].append(folder / name)
+            elif part and os.path.lexists(folder / name / _BESIDE):
+                found[part].append(folder / name / _BESIDE)
     return found
+
+
+def _subset(name: str) -> str:
+    """What a COCO file, or the folder where it lies beside its pictures, is of by its name: train2017."""
+    return name.removesuffix(".json").removeprefix("instances_")
 
 
 def coco_files(root: Path) -> dict[str, Path]:
@@ -128,7 +138,7 @@ def coco_files(root: Path) -> dict[str, Path]:
     if not found["train"]:
         raise DataError(
             "D-40",
-            f"{root} has no train.json and no annotations/instances_train2017.json.",
+            f"{root} has no train.json, annotations/instances_train2017.json or train/{_BESIDE}.",
             "Detection learns from boxes and outlines.",
             "Put COCO JSON there, and the pictures in images/.",
         )
@@ -254,9 +264,8 @@ def _base(root: Path, path: Path, names: list[str], *, whole: bool) -> str:
     """Where below the root the pictures of a file lie, with a slash behind: where most of them are. Raises DataError D-42."""
     if not names:
         raise DataError("D-42", f"{path} names no pictures.", "There is nothing to learn from or to test on.")
-    named = _FILES.fullmatch(path.name)
-    own = f"{named[1]}{named[2] or ''}/" if named else ""
-    folders = ["images/", *([f"images/{own}", own] if own else []), ""]
+    own = f"{_subset((path.parent if path.name == _BESIDE else path).name)}/"
+    folders = ["images/", f"images/{own}", own, ""]
     base, missing = folders[0], names
     for folder in (folder for folder in folders if (root / folder).is_dir()):
         absent = [name for name in names if not os.path.isfile(root / folder / name)]  # noqa: PTH113 - never raises
