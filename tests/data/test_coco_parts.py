@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: py
 
     def refuse(path: Path) -> list[str]:
         if Path(path).name == "annotations":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return read(path)
 
     monkeypatch.setattr(os, "listdir", refuse)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from tutelage.data.decode import EXTENSIONS
 from tutelage.errors import DataError, listed, nearest
@@ -117,7 +117,7 @@ def _without_pictures(root: Path, names: Sequence[str], depth: int) -> list[str]
 def _walk(root: Path, other: Counter[str]) -> Iterator[str]:
     """Files below `root`, relative to it; hidden ones are counted in `other`. No folder comes twice, so links cannot circle."""
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse_folder):
         here = Path(folder)
         status = here.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -135,7 +135,8 @@ def _walk(root: Path, other: Counter[str]) -> Iterator[str]:
         yield from (below + name for name in shown)
 
 
-def _refuse_folder(error: OSError) -> None:
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise DataError D-05 for the folder that could not be listed."""
     raise DataError("D-05", f"the folder {error.filename} cannot be read: {error.strerror}.") from error
 
 

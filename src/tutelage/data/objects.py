@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tutelage.batch import Objects
 from tutelage.config import parse_json
 from tutelage.data.crops import resized_objects
-from tutelage.data.listing import part_of
+from tutelage.data.listing import part_of, refuse_folder
 from tutelage.data.outlines import check_outline, drawn
 from tutelage.errors import DataError, listed
 
@@ -114,7 +114,7 @@ def named_files(root: Path) -> dict[str, list[Path]]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise DataError("D-05", f"the folder {folder} cannot be read: {error.strerror}.") from error
+            refuse_folder(error)
         for name in names:
             part = "train" if name == "instances_default.json" else part_of(f"{_subset(name)}/")
             if part and name.endswith(".json"):
